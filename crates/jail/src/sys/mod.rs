@@ -1,0 +1,2 @@
+//! The crate's only `unsafe` code: kernel calls that no safe wrapper of rustix or nix offers.
+#![allow(unsafe_code, reason = "raw kernel calls; every block says why it is sound")]
