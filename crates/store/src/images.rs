@@ -1,0 +1,196 @@
+//! Images: what to build, what came of it, and what the build printed.
+
+use bytes::Bytes;
+use model::spec::{BuildSpec, ImageContent};
+use model::{ImageId, Time, WorkspaceId};
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use crate::row::{from_json, id, id_opt, int, json, number, time};
+use crate::{Db, Result, Scope};
+
+/// Where a build is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Its base is not ready, or no worker has it.
+    Waiting = 0,
+    /// A worker builds it.
+    Building = 1,
+    /// It can be used.
+    Ready = 2,
+    /// It failed; the next request builds again.
+    Failed = 3,
+}
+
+/// An image.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// Its id.
+    pub id: ImageId,
+    /// Whose it is.
+    pub workspace: WorkspaceId,
+    /// Hash of all that decides its content.
+    pub key: String,
+    /// The image it builds on.
+    pub base: Option<ImageId>,
+    /// The builder version of its client.
+    pub builder_version: String,
+    /// Where its build is.
+    pub phase: Phase,
+    /// What to build; its `base` and `secret_env` are filled in when a worker gets it.
+    pub build: BuildSpec,
+    /// What came of it.
+    pub content: Option<ImageContent>,
+    /// Why it failed.
+    pub failure: Option<String>,
+    /// When it was first asked for.
+    pub created_at: Time,
+}
+
+fn read(row: &SqliteRow) -> Result<Image> {
+    let content: Option<String> = row.try_get("content")?;
+    Ok(Image {
+        id: id(row, "id", ImageId::parse)?,
+        workspace: id(row, "workspace_id", WorkspaceId::parse)?,
+        key: row.try_get("key")?,
+        base: id_opt(row, "base_id", ImageId::parse)?,
+        builder_version: row.try_get("builder_version")?,
+        phase: match row.try_get::<i32, _>("state")? {
+            0 => Phase::Waiting,
+            1 => Phase::Building,
+            2 => Phase::Ready,
+            _ => Phase::Failed,
+        },
+        build: from_json("image", row.try_get("build")?)?,
+        content: content.map(|text| from_json("image", &text)).transpose()?,
+        failure: row.try_get("failure")?,
+        created_at: time(row, "created_at")?,
+    })
+}
+
+/// Makes an image that waits to be built.
+pub async fn insert(db: &mut Db, image: &Image) -> Result<()> {
+    let sql = "INSERT INTO images (id, workspace_id, key, base_id, builder_version, state, build, \
+               created_at, used_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8)";
+    sqlx::query(sql)
+        .bind(image.id.as_str())
+        .bind(image.workspace.as_str())
+        .bind(&image.key)
+        .bind(image.base.as_ref().map(ImageId::as_str))
+        .bind(&image.builder_version)
+        .bind(image.phase as i32)
+        .bind(json("image", &image.build)?)
+        .bind(int(image.created_at.0))
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// The image of that id.
+pub async fn get(db: &mut Db, scope: &Scope, id: &ImageId) -> Result<Option<Image>> {
+    let row = sqlx::query("SELECT * FROM images WHERE id = $1 AND workspace_id = $2")
+        .bind(id.as_str())
+        .bind(scope.workspace.as_str())
+        .fetch_optional(db)
+        .await?;
+    row.as_ref().map(read).transpose()
+}
+
+/// The image of that id, whoever owns it: for the builder and the scheduler.
+pub async fn get_any(db: &mut Db, id: &ImageId) -> Result<Option<Image>> {
+    let row = sqlx::query("SELECT * FROM images WHERE id = $1")
+        .bind(id.as_str())
+        .fetch_optional(db)
+        .await?;
+    row.as_ref().map(read).transpose()
+}
+
+/// The image that was made from the same things and did not fail.
+pub async fn by_key(db: &mut Db, scope: &Scope, key: &str) -> Result<Option<Image>> {
+    let sql = "SELECT * FROM images WHERE workspace_id = $1 AND key = $2 AND state < 3";
+    let row = sqlx::query(sql).bind(scope.workspace.as_str()).bind(key).fetch_optional(db).await?;
+    row.as_ref().map(read).transpose()
+}
+
+/// Images whose build could go on now: they wait, and their base is ready or failed.
+pub async fn buildable(db: &mut Db) -> Result<Vec<Image>> {
+    let sql = "SELECT images.* FROM images LEFT JOIN images base ON base.id = images.base_id \
+               WHERE images.state = 0 AND (images.base_id IS NULL OR base.state >= 2) \
+               ORDER BY images.created_at";
+    let rows = sqlx::query(sql).fetch_all(db).await?;
+    rows.iter().map(read).collect()
+}
+
+/// All images, newest first, at most `most`.
+pub async fn list(db: &mut Db, most: u32) -> Result<Vec<Image>> {
+    let sql = "SELECT * FROM images ORDER BY created_at DESC LIMIT $1";
+    let rows = sqlx::query(sql).bind(most).fetch_all(db).await?;
+    rows.iter().map(read).collect()
+}
+
+/// Hands the build to a worker, or takes it back (`Waiting`) when the worker is gone.
+pub async fn set_phase(db: &mut Db, id: &ImageId, phase: Phase) -> Result<()> {
+    sqlx::query("UPDATE images SET state = $2 WHERE id = $1")
+        .bind(id.as_str())
+        .bind(phase as i32)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// Builds that a worker had when it went away wait again.
+pub async fn rewind_builds(db: &mut Db) -> Result<u64> {
+    let done = sqlx::query("UPDATE images SET state = 0 WHERE state = 1").execute(db).await?;
+    Ok(done.rows_affected())
+}
+
+/// Notes what came of a build.
+pub async fn finish(
+    db: &mut Db,
+    id: &ImageId,
+    result: &std::result::Result<ImageContent, String>,
+) -> Result<()> {
+    let (phase, content, failure) = match result {
+        Ok(content) => (Phase::Ready, Some(json("image", content)?), None),
+        Err(failure) => (Phase::Failed, None, Some(failure.as_str())),
+    };
+    let sql = "UPDATE images SET state = $2, content = $3, failure = $4 WHERE id = $1";
+    sqlx::query(sql)
+        .bind(id.as_str())
+        .bind(phase as i32)
+        .bind(content)
+        .bind(failure)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// Notes that the image was used.
+pub async fn touch(db: &mut Db, id: &ImageId, now: Time) -> Result<()> {
+    sqlx::query("UPDATE images SET used_at = $2 WHERE id = $1")
+        .bind(id.as_str())
+        .bind(int(now.0))
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// Keeps what a build printed.
+pub async fn append_log(db: &mut Db, id: &ImageId, data: &[u8]) -> Result<()> {
+    sqlx::query("INSERT INTO image_logs (image_id, data) VALUES ($1, $2)")
+        .bind(id.as_str())
+        .bind(data)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// What a build printed after entry `after`: entries and their places.
+pub async fn logs(db: &mut Db, id: &ImageId, after: u64, most: u32) -> Result<Vec<(u64, Bytes)>> {
+    let sql = "SELECT seq, data FROM image_logs WHERE image_id = $1 AND seq > $2 \
+               ORDER BY seq LIMIT $3";
+    let rows = sqlx::query(sql).bind(id.as_str()).bind(int(after)).bind(most).fetch_all(db).await?;
+    rows.iter()
+        .map(|row| Ok((number(row, "seq")?, Bytes::from(row.try_get::<Vec<u8>, _>("data")?))))
+        .collect()
+}

@@ -1,0 +1,370 @@
+//! Inputs and their outcomes.
+
+use bytes::Bytes;
+use model::call::{Input, State};
+use model::output::{Outcome, Payload, Status};
+use model::{CallId, FunctionId, InputId, TaskId, Time};
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use crate::calls::{payload, payload_columns};
+use crate::row::{count, id, id_opt, int, number, time};
+use crate::{Db, Error, Result};
+
+/// What an input carries.
+#[derive(Debug, Clone)]
+pub struct Carried {
+    /// The arguments.
+    pub args: Payload,
+    /// How they are encoded: the wire's `DataFormat`.
+    pub data_format: i32,
+    /// The method, of a class' service function.
+    pub method_name: String,
+}
+
+/// An input that is not done.
+#[derive(Debug, Clone)]
+pub struct OpenInput {
+    /// Its id.
+    pub id: InputId,
+    /// Its call.
+    pub call: CallId,
+    /// Its function.
+    pub function: FunctionId,
+    /// Its place in the call, from 0.
+    pub index: u32,
+    /// Where it is.
+    pub input: Input,
+}
+
+/// An input that is done.
+#[derive(Debug, Clone)]
+pub struct DoneInput {
+    /// Its id.
+    pub id: InputId,
+    /// Its place in the call, from 0.
+    pub index: u32,
+    /// Its place in the order of ending, from 1.
+    pub done_seq: u64,
+    /// Attempts that failed before.
+    pub retry_count: u32,
+    /// The container that answered.
+    pub task: Option<TaskId>,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+fn read_open(row: &SqliteRow) -> Result<OpenInput> {
+    let state: i32 = row.try_get("state")?;
+    let state = match state {
+        0 => State::Queued { not_before: time(row, "not_before")? },
+        _ => State::Running {
+            task: id(row, "task_id", TaskId::parse)?,
+            started_at: time(row, "started_at")?,
+            deadline: time(row, "deadline")?,
+        },
+    };
+    Ok(OpenInput {
+        id: id(row, "id", InputId::parse)?,
+        call: id(row, "call_id", CallId::parse)?,
+        function: id(row, "function_id", FunctionId::parse)?,
+        index: count(row, "idx")?,
+        input: Input {
+            state,
+            retry_count: count(row, "retry_count")?,
+            lost_count: count(row, "lost_count")?,
+        },
+    })
+}
+
+/// Queues an input. Says nothing if the call has one at that index already: then nothing changes,
+/// and the id of the one that is there comes back.
+pub async fn insert(db: &mut Db, input: &OpenInput, carried: &Carried) -> Result<InputId> {
+    let State::Queued { not_before } = input.input.state else {
+        return Err(Error::Unreadable { what: "input", reason: "it is not queued".into() });
+    };
+    let sql = "INSERT INTO inputs (id, call_id, function_id, idx, state, not_before, data_format, \
+               method_name, args_blob, args) VALUES ($1, $2, $3, $4, 0, $5, $6, $7, $8, $9) \
+               ON CONFLICT (call_id, idx) DO NOTHING";
+    let (blob, args) = payload_columns(&carried.args);
+    let done = sqlx::query(sql)
+        .bind(input.id.as_str())
+        .bind(input.call.as_str())
+        .bind(input.function.as_str())
+        .bind(input.index)
+        .bind(int(not_before.0))
+        .bind(carried.data_format)
+        .bind(&carried.method_name)
+        .bind(blob)
+        .bind(args)
+        .execute(&mut *db)
+        .await?;
+    if done.rows_affected() == 1 {
+        sqlx::query("UPDATE calls SET input_count = input_count + 1 WHERE id = $1")
+            .bind(input.call.as_str())
+            .execute(db)
+            .await?;
+        return Ok(input.id.clone());
+    }
+    let row = sqlx::query("SELECT id FROM inputs WHERE call_id = $1 AND idx = $2")
+        .bind(input.call.as_str())
+        .bind(input.index)
+        .fetch_one(db)
+        .await?;
+    id(&row, "id", InputId::parse)
+}
+
+/// The input of that id, unless it is done or not there.
+pub async fn open(db: &mut Db, id: &InputId) -> Result<Option<OpenInput>> {
+    let sql = "SELECT * FROM inputs WHERE id = $1 AND state < 2";
+    let row = sqlx::query(sql).bind(id.as_str()).fetch_optional(db).await?;
+    row.as_ref().map(read_open).transpose()
+}
+
+/// Inputs of a function that a container may take now, oldest first, with what they carry.
+pub async fn ready(
+    db: &mut Db,
+    function: &FunctionId,
+    now: Time,
+    most: u32,
+) -> Result<Vec<(OpenInput, Carried)>> {
+    let sql = "SELECT * FROM inputs WHERE function_id = $1 AND state = 0 AND not_before <= $2 \
+               ORDER BY seq LIMIT $3";
+    let rows =
+        sqlx::query(sql).bind(function.as_str()).bind(int(now.0)).bind(most).fetch_all(db).await?;
+    rows.iter()
+        .map(|row| {
+            let args = payload(row, "args_blob", "args")?.unwrap_or_else(Payload::empty);
+            let data_format = row.try_get("data_format")?;
+            let method_name = row.try_get("method_name")?;
+            Ok((read_open(row)?, Carried { args, data_format, method_name }))
+        })
+        .collect()
+}
+
+/// Inputs that a container holds.
+pub async fn of_task(db: &mut Db, task: &TaskId) -> Result<Vec<OpenInput>> {
+    let sql = "SELECT * FROM inputs WHERE task_id = $1 AND state = 1";
+    let rows = sqlx::query(sql).bind(task.as_str()).fetch_all(db).await?;
+    rows.iter().map(read_open).collect()
+}
+
+/// Inputs of a call that are not done.
+pub async fn open_of_call(db: &mut Db, call: &CallId) -> Result<Vec<OpenInput>> {
+    let sql = "SELECT * FROM inputs WHERE call_id = $1 AND state < 2";
+    let rows = sqlx::query(sql).bind(call.as_str()).fetch_all(db).await?;
+    rows.iter().map(read_open).collect()
+}
+
+/// Inputs of an app that are not done.
+pub async fn open_of_app(db: &mut Db, app: &model::AppId) -> Result<Vec<OpenInput>> {
+    let sql = "SELECT inputs.* FROM inputs JOIN calls ON calls.id = inputs.call_id \
+               WHERE calls.app_id = $1 AND inputs.state < 2";
+    let rows = sqlx::query(sql).bind(app.as_str()).fetch_all(db).await?;
+    rows.iter().map(read_open).collect()
+}
+
+/// Queued inputs of a function.
+pub async fn queued(db: &mut Db, function: &FunctionId) -> Result<Vec<OpenInput>> {
+    let sql = "SELECT * FROM inputs WHERE function_id = $1 AND state = 0";
+    let rows = sqlx::query(sql).bind(function.as_str()).fetch_all(db).await?;
+    rows.iter().map(read_open).collect()
+}
+
+/// Running inputs whose time is up.
+pub async fn overdue(db: &mut Db, now: Time) -> Result<Vec<OpenInput>> {
+    let sql = "SELECT * FROM inputs WHERE state = 1 AND deadline <= $1";
+    let rows = sqlx::query(sql).bind(int(now.0)).fetch_all(db).await?;
+    rows.iter().map(read_open).collect()
+}
+
+/// The next moment at which something is due by itself: a running input's deadline, or a queued
+/// one's delay that ends after `now`.
+pub async fn next_due(db: &mut Db, now: Time) -> Result<Option<Time>> {
+    let sql = "SELECT min(due) AS due FROM (SELECT min(deadline) AS due FROM inputs \
+               WHERE state = 1 UNION ALL SELECT min(not_before) FROM inputs WHERE state = 0 \
+               AND not_before > $1)";
+    let row = sqlx::query(sql).bind(int(now.0)).fetch_one(db).await?;
+    crate::row::time_opt(&row, "due")
+}
+
+/// Numbers of one function's inputs: those that may be taken now, and those in containers.
+pub async fn counts(db: &mut Db, function: &FunctionId, now: Time) -> Result<(u32, u32)> {
+    let sql = "SELECT (SELECT count(*) FROM inputs WHERE function_id = $1 AND state = 0 \
+               AND not_before <= $2) AS queued, (SELECT count(*) FROM inputs JOIN tasks ON \
+               tasks.id = inputs.task_id WHERE inputs.state = 1 AND tasks.function_id = $1 \
+               AND tasks.state < 4) AS running";
+    let row = sqlx::query(sql).bind(function.as_str()).bind(int(now.0)).fetch_one(db).await?;
+    Ok((count(&row, "queued")?, count(&row, "running")?))
+}
+
+/// Writes where an input is now, and its outcome if it is done.
+pub async fn save(db: &mut Db, stored: &OpenInput, task: Option<&TaskId>, now: Time) -> Result<()> {
+    let input = &stored.input;
+    match &input.state {
+        State::Queued { not_before } => {
+            let sql = "UPDATE inputs SET state = 0, not_before = $2, task_id = NULL, \
+                       retry_count = $3, lost_count = $4 WHERE id = $1";
+            sqlx::query(sql)
+                .bind(stored.id.as_str())
+                .bind(int(not_before.0))
+                .bind(input.retry_count)
+                .bind(input.lost_count)
+                .execute(db)
+                .await?;
+        }
+        State::Running { task, started_at, deadline } => {
+            let sql = "UPDATE inputs SET state = 1, task_id = $2, started_at = $3, deadline = $4 \
+                       WHERE id = $1";
+            sqlx::query(sql)
+                .bind(stored.id.as_str())
+                .bind(task.as_str())
+                .bind(int(started_at.0))
+                .bind(int(deadline.0))
+                .execute(db)
+                .await?;
+        }
+        State::Done(outcome) => finish(db, stored, outcome, task, now).await?,
+    }
+    Ok(())
+}
+
+async fn finish(
+    db: &mut Db,
+    stored: &OpenInput,
+    outcome: &Outcome,
+    task: Option<&TaskId>,
+    now: Time,
+) -> Result<()> {
+    let sql = "UPDATE calls SET done_count = done_count + 1 WHERE id = $1 RETURNING done_count";
+    let row = sqlx::query(sql).bind(stored.call.as_str()).fetch_one(&mut *db).await?;
+    let done_seq: i64 = row.try_get("done_count")?;
+    // What was carried is no longer needed.
+    let sql = "UPDATE inputs SET state = 2, done_seq = $2, args = NULL, retry_count = $3, \
+               lost_count = $4 WHERE id = $1";
+    sqlx::query(sql)
+        .bind(stored.id.as_str())
+        .bind(done_seq)
+        .bind(stored.input.retry_count)
+        .bind(stored.input.lost_count)
+        .execute(&mut *db)
+        .await?;
+    let (blob, data) = outcome.data.as_ref().map(payload_columns).unwrap_or_default();
+    let sql = "INSERT INTO outcomes (input_id, status, task_id, created_at, data_format, \
+               exception, traceback, serialized_tb, tb_line_cache, data_blob, data) \
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+    sqlx::query(sql)
+        .bind(stored.id.as_str())
+        .bind(status_number(outcome.status))
+        .bind(task.map(TaskId::as_str))
+        .bind(int(now.0))
+        .bind(outcome.data_format)
+        .bind(&outcome.exception)
+        .bind(&outcome.traceback)
+        .bind(&outcome.serialized_tb[..])
+        .bind(&outcome.tb_line_cache[..])
+        .bind(blob)
+        .bind(data)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// Which done inputs of a call are wanted.
+#[derive(Debug, Clone, Copy)]
+pub enum Wanted {
+    /// Those that ended after this place in the order of ending.
+    After(u64),
+    /// Those with an index in this range, both ends included.
+    Indexes(u32, u32),
+}
+
+/// Done inputs of a call, at most `most`.
+pub async fn done(db: &mut Db, call: &CallId, wanted: Wanted, most: u32) -> Result<Vec<DoneInput>> {
+    let sql = match wanted {
+        Wanted::After(_) => {
+            "SELECT i.id, i.idx, i.done_seq, i.retry_count, o.* FROM inputs i \
+             JOIN outcomes o ON o.input_id = i.id WHERE i.call_id = $1 AND i.state = 2 \
+             AND i.done_seq > $2 AND $3 = 0 ORDER BY i.done_seq LIMIT $4"
+        }
+        Wanted::Indexes(..) => {
+            "SELECT i.id, i.idx, i.done_seq, i.retry_count, o.* FROM inputs i \
+             JOIN outcomes o ON o.input_id = i.id WHERE i.call_id = $1 AND i.state = 2 \
+             AND i.idx BETWEEN $2 AND $3 ORDER BY i.idx LIMIT $4"
+        }
+    };
+    let (low, high) = match wanted {
+        Wanted::After(seq) => (int(seq), 0),
+        Wanted::Indexes(low, high) => (i64::from(low), i64::from(high)),
+    };
+    let rows =
+        sqlx::query(sql).bind(call.as_str()).bind(low).bind(high).bind(most).fetch_all(db).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(DoneInput {
+                id: id(row, "id", InputId::parse)?,
+                index: count(row, "idx")?,
+                done_seq: number(row, "done_seq")?,
+                retry_count: count(row, "retry_count")?,
+                task: id_opt(row, "task_id", TaskId::parse)?,
+                outcome: read_outcome(row)?,
+            })
+        })
+        .collect()
+}
+
+fn read_outcome(row: &SqliteRow) -> Result<Outcome> {
+    Ok(Outcome {
+        status: status(row.try_get("status")?)?,
+        data: payload(row, "data_blob", "data")?,
+        data_format: row.try_get("data_format")?,
+        exception: row.try_get("exception")?,
+        traceback: row.try_get("traceback")?,
+        serialized_tb: Bytes::from(row.try_get::<Vec<u8>, _>("serialized_tb")?),
+        tb_line_cache: Bytes::from(row.try_get::<Vec<u8>, _>("tb_line_cache")?),
+    })
+}
+
+/// Whether a container holds, or held, an input of this call: it may stream beside it.
+pub async fn task_has_call(db: &mut Db, task: &TaskId, call: &CallId) -> Result<bool> {
+    let sql = "SELECT 1 FROM inputs WHERE task_id = $1 AND call_id = $2 LIMIT 1";
+    let row = sqlx::query(sql).bind(task.as_str()).bind(call.as_str()).fetch_optional(db).await?;
+    Ok(row.is_some())
+}
+
+/// Whether a blob is among what a container's inputs carry, or streams beside their calls.
+pub async fn task_has_blob(db: &mut Db, task: &TaskId, blob: &str) -> Result<bool> {
+    let sql = "SELECT 1 FROM inputs WHERE task_id = $1 AND args_blob = $2 UNION ALL \
+               SELECT 1 FROM inputs JOIN data_chunks ON data_chunks.call_id = inputs.call_id \
+               WHERE inputs.task_id = $1 AND data_chunks.data_blob = $2 LIMIT 1";
+    let row = sqlx::query(sql).bind(task.as_str()).bind(blob).fetch_optional(db).await?;
+    Ok(row.is_some())
+}
+
+/// The wire's number of a status (`GenericResult.status`, modal 1.6.4).
+pub fn status_number(status: Status) -> i32 {
+    match status {
+        Status::Success => 1,
+        Status::Failure => 2,
+        Status::Terminated => 3,
+        Status::Timeout => 4,
+        Status::InitFailure => 5,
+        Status::InternalFailure => 6,
+    }
+}
+
+/// The status of that number.
+pub fn status(number: i32) -> Result<Status> {
+    Ok(match number {
+        1 => Status::Success,
+        2 => Status::Failure,
+        3 => Status::Terminated,
+        4 => Status::Timeout,
+        5 => Status::InitFailure,
+        6 => Status::InternalFailure,
+        other => {
+            let reason = format!("{other} is no status");
+            return Err(Error::Unreadable { what: "outcome", reason });
+        }
+    })
+}

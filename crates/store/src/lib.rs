@@ -1,0 +1,234 @@
+//! Metadata: what palisade remembers. One SQLite file, one writer at a time, many readers.
+//!
+//! Every noun has its file of free functions over a [`Db`]; a [`Tx`] and a [`Read`] both lend one.
+//! Lookups of what users own take their [`Scope`]: an id of another workspace is not found (A7).
+
+pub mod apps;
+pub mod blobs;
+pub mod calls;
+pub mod environments;
+pub mod functions;
+pub mod hints;
+pub mod images;
+pub mod inputs;
+pub mod logs;
+pub mod mounts;
+pub mod replays;
+pub mod secrets;
+pub mod tasks;
+pub mod tokens;
+
+mod row;
+
+use std::ops::{Deref, DerefMut};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use model::WorkspaceId;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
+};
+use sqlx::{SqlSafeStr, Sqlite, SqlitePool};
+
+pub use hints::{Ear, Hint, Hints};
+
+/// A connection, however it was come by.
+pub type Db = SqliteConnection;
+
+/// Every migration, in order. What was released never changes; new ones are added at the end.
+const MIGRATIONS: &[(i64, &str, &str)] =
+    &[(1, "base", include_str!("../migrations/0001_base.sql"))];
+
+fn migrator() -> Migrator {
+    let migration = |&(version, name, sql): &(i64, &'static str, &'static str)| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations(MIGRATIONS.iter().map(migration).collect())
+}
+
+/// How long a writer waits for another program that holds the file.
+const BUSY_MAX: Duration = Duration::from_secs(10);
+
+/// Readers at the same time.
+const READERS_MAX: u32 = 8;
+
+/// What can go wrong with what is remembered.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file is not a database, or a damaged one.
+    #[error(
+        "{path} is not a sound palisade database ({reason}); it was left as it is: \
+         restore it from a backup, or start with another --data-dir"
+    )]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        reason: String,
+    },
+    /// The disk is full.
+    #[error("the disk that holds the database is full: free some space, then try again")]
+    Full,
+    /// A stored value does not have the form that this release writes.
+    #[error("a stored {what} cannot be read: {reason}")]
+    Unreadable {
+        /// Which noun.
+        what: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// Anything else that SQLite says.
+    #[error("the database refused: {0}")]
+    Sql(#[source] sqlx::Error),
+    /// A migration failed.
+    #[error("the database could not be brought to this release's form: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        // 13 is SQLITE_FULL; extended codes keep the primary one in the low byte.
+        let full = error
+            .as_database_error()
+            .and_then(|e| e.code())
+            .and_then(|code| code.parse::<i32>().ok())
+            .is_some_and(|code| code & 0xff == 13);
+        if full { Self::Full } else { Self::Sql(error) }
+    }
+}
+
+/// Result of the store.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Whose things a lookup may find.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scope {
+    /// The workspace.
+    pub workspace: WorkspaceId,
+}
+
+/// The database and the hints that go with it.
+#[derive(Debug, Clone)]
+pub struct Store {
+    writer: SqlitePool,
+    readers: SqlitePool,
+    hints: Hints,
+}
+
+/// A transaction: what it changed is there for all after `commit`, and for nobody without it.
+#[derive(Debug)]
+pub struct Tx<'a> {
+    inner: sqlx::Transaction<'a, Sqlite>,
+    hints: Hints,
+    rung: Vec<Hint>,
+}
+
+impl Tx<'_> {
+    /// Rings `hint` once this transaction is committed.
+    pub fn ring(&mut self, hint: Hint) {
+        self.rung.push(hint);
+    }
+
+    /// Makes the changes lasting, then rings.
+    pub async fn commit(self) -> Result<()> {
+        self.inner.commit().await?;
+        for hint in &self.rung {
+            self.hints.ring(hint);
+        }
+        Ok(())
+    }
+}
+
+impl Deref for Tx<'_> {
+    type Target = Db;
+    fn deref(&self) -> &Db {
+        &self.inner
+    }
+}
+
+impl DerefMut for Tx<'_> {
+    fn deref_mut(&mut self) -> &mut Db {
+        &mut self.inner
+    }
+}
+
+/// A reader's connection.
+#[derive(Debug)]
+pub struct Read(sqlx::pool::PoolConnection<Sqlite>);
+
+impl Deref for Read {
+    type Target = Db;
+    fn deref(&self) -> &Db {
+        &self.0
+    }
+}
+
+impl DerefMut for Read {
+    fn deref_mut(&mut self) -> &mut Db {
+        &mut self.0
+    }
+}
+
+impl Store {
+    /// Opens the database file, makes it if it is not there, and brings it to this release's form.
+    ///
+    /// Write-ahead log without a sync at each commit: what was committed survives the end of the
+    /// process, however hard; a loss of power may cost the last moments.
+    pub async fn open(path: &Path) -> Result<Self> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Normal)
+            .busy_timeout(BUSY_MAX)
+            .foreign_keys(true)
+            .pragma("temp_store", "memory")
+            .optimize_on_close(true, None);
+        let corrupt = |error: &dyn std::fmt::Display| Error::Corrupt {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        };
+        let writer = SqlitePoolOptions::new()
+            .max_connections(1)
+            .connect_with(options.clone())
+            .await
+            .map_err(|error| match Error::from(error) {
+                Error::Full => Error::Full,
+                other => corrupt(&other),
+            })?;
+        let verdict: String = sqlx::query_scalar("PRAGMA quick_check(1)")
+            .fetch_one(&writer)
+            .await
+            .map_err(|error| corrupt(&error))?;
+        if verdict != "ok" {
+            return Err(corrupt(&verdict));
+        }
+        migrator().run(&writer).await?;
+        let readers =
+            SqlitePoolOptions::new().max_connections(READERS_MAX).connect_with(options).await?;
+        Ok(Self { writer, readers, hints: Hints::default() })
+    }
+
+    /// Starts a transaction that may write. There is one at a time; others wait.
+    pub async fn begin(&self) -> Result<Tx<'static>> {
+        let inner = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        Ok(Tx { inner, hints: self.hints.clone(), rung: Vec::new() })
+    }
+
+    /// A connection that reads what is committed.
+    pub async fn read(&self) -> Result<Read> {
+        Ok(Read(self.readers.acquire().await?))
+    }
+
+    /// Wake-ups that go with what is written.
+    pub fn hints(&self) -> &Hints {
+        &self.hints
+    }
+
+    /// Closes the file, all written.
+    pub async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}

@@ -1,0 +1,63 @@
+//! What containers print.
+
+use bytes::Bytes;
+use model::{AppId, FunctionId, TaskId, Time};
+use sqlx::Row;
+
+use crate::row::{id, int, number, time};
+use crate::{Db, Result};
+
+/// A piece of a container's output.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Its place in the order of all output; 0 until it is kept.
+    pub seq: u64,
+    /// The app.
+    pub app: AppId,
+    /// The function.
+    pub function: FunctionId,
+    /// The container.
+    pub task: TaskId,
+    /// The stream: the wire's `FileDescriptor`.
+    pub stream: i32,
+    /// When it was printed.
+    pub at: Time,
+    /// What was printed.
+    pub data: Bytes,
+}
+
+/// Keeps a piece of output.
+pub async fn append(db: &mut Db, entry: &Entry) -> Result<()> {
+    let sql = "INSERT INTO logs (app_id, function_id, task_id, stream, at, data) \
+               VALUES ($1, $2, $3, $4, $5, $6)";
+    sqlx::query(sql)
+        .bind(entry.app.as_str())
+        .bind(entry.function.as_str())
+        .bind(entry.task.as_str())
+        .bind(entry.stream)
+        .bind(int(entry.at.0))
+        .bind(&entry.data[..])
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// Output of an app after place `after`, in order, at most `most` pieces.
+pub async fn after(db: &mut Db, app: &AppId, after: u64, most: u32) -> Result<Vec<Entry>> {
+    let sql = "SELECT * FROM logs WHERE app_id = $1 AND seq > $2 ORDER BY seq LIMIT $3";
+    let rows =
+        sqlx::query(sql).bind(app.as_str()).bind(int(after)).bind(most).fetch_all(db).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Entry {
+                seq: number(row, "seq")?,
+                app: id(row, "app_id", AppId::parse)?,
+                function: id(row, "function_id", FunctionId::parse)?,
+                task: id(row, "task_id", TaskId::parse)?,
+                stream: row.try_get("stream")?,
+                at: time(row, "at")?,
+                data: Bytes::from(row.try_get::<Vec<u8>, _>("data")?),
+            })
+        })
+        .collect()
+}

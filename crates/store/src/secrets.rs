@@ -1,0 +1,134 @@
+//! Secrets: sets of environment variables.
+
+use std::collections::BTreeMap;
+
+use model::{AppId, EnvironmentId, SecretId, Time};
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use crate::row::{from_json, id, id_opt, int, json, time};
+use crate::{Db, Result, Scope};
+
+/// A secret. Its values never show in `Debug`.
+#[derive(Clone)]
+pub struct Secret {
+    /// Its id.
+    pub id: SecretId,
+    /// Where it lives.
+    pub environment: EnvironmentId,
+    /// Its name; nothing where it belongs to one app.
+    pub name: Option<String>,
+    /// The app it belongs to.
+    pub app: Option<AppId>,
+    /// The variables.
+    pub env: BTreeMap<String, String>,
+    /// When it was made.
+    pub created_at: Time,
+    /// When it was last changed.
+    pub updated_at: Time,
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Secret")
+            .field("id", &self.id)
+            .field("name", &self.name)
+            .field("keys", &self.env.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+fn read(row: &SqliteRow) -> Result<Secret> {
+    Ok(Secret {
+        id: id(row, "id", SecretId::parse)?,
+        environment: id(row, "environment_id", EnvironmentId::parse)?,
+        name: row.try_get("name")?,
+        app: id_opt(row, "app_id", AppId::parse)?,
+        env: from_json("secret", row.try_get("env")?)?,
+        created_at: time(row, "created_at")?,
+        updated_at: time(row, "updated_at")?,
+    })
+}
+
+/// Makes a secret.
+pub async fn insert(db: &mut Db, scope: &Scope, secret: &Secret) -> Result<()> {
+    let sql = "INSERT INTO secrets (id, workspace_id, environment_id, name, app_id, env, \
+               created_at, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+    sqlx::query(sql)
+        .bind(secret.id.as_str())
+        .bind(scope.workspace.as_str())
+        .bind(secret.environment.as_str())
+        .bind(&secret.name)
+        .bind(secret.app.as_ref().map(AppId::as_str))
+        .bind(json("secret", &secret.env)?)
+        .bind(int(secret.created_at.0))
+        .bind(int(secret.updated_at.0))
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// The secret of that id.
+pub async fn get(db: &mut Db, scope: &Scope, id: &SecretId) -> Result<Option<Secret>> {
+    let row = sqlx::query("SELECT * FROM secrets WHERE id = $1 AND workspace_id = $2")
+        .bind(id.as_str())
+        .bind(scope.workspace.as_str())
+        .fetch_optional(db)
+        .await?;
+    row.as_ref().map(read).transpose()
+}
+
+/// The secret of that name.
+pub async fn by_name(
+    db: &mut Db,
+    scope: &Scope,
+    environment: &EnvironmentId,
+    name: &str,
+) -> Result<Option<Secret>> {
+    let sql = "SELECT * FROM secrets WHERE workspace_id = $1 AND environment_id = $2 AND name = $3";
+    let row = sqlx::query(sql)
+        .bind(scope.workspace.as_str())
+        .bind(environment.as_str())
+        .bind(name)
+        .fetch_optional(db)
+        .await?;
+    row.as_ref().map(read).transpose()
+}
+
+/// Named secrets of an environment.
+pub async fn list(db: &mut Db, scope: &Scope, environment: &EnvironmentId) -> Result<Vec<Secret>> {
+    let sql = "SELECT * FROM secrets WHERE workspace_id = $1 AND environment_id = $2 \
+               AND name IS NOT NULL ORDER BY name";
+    let rows = sqlx::query(sql)
+        .bind(scope.workspace.as_str())
+        .bind(environment.as_str())
+        .fetch_all(db)
+        .await?;
+    rows.iter().map(read).collect()
+}
+
+/// Replaces the variables.
+pub async fn set_env(
+    db: &mut Db,
+    id: &SecretId,
+    env: &BTreeMap<String, String>,
+    now: Time,
+) -> Result<()> {
+    sqlx::query("UPDATE secrets SET env = $2, updated_at = $3 WHERE id = $1")
+        .bind(id.as_str())
+        .bind(json("secret", env)?)
+        .bind(int(now.0))
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// Forgets a secret.
+pub async fn delete(db: &mut Db, scope: &Scope, id: &SecretId) -> Result<bool> {
+    let done = sqlx::query("DELETE FROM secrets WHERE id = $1 AND workspace_id = $2")
+        .bind(id.as_str())
+        .bind(scope.workspace.as_str())
+        .execute(db)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}

@@ -1,0 +1,171 @@
+//! The store against a real SQLite file.
+
+use bytes::Bytes;
+use model::call::{Event, Input, Rules, State, step};
+use model::output::{Outcome, Payload, Status};
+use model::retry::RetryPolicy;
+use model::*;
+use store::*;
+
+async fn open(dir: &std::path::Path) -> (Store, Scope) {
+    let store = Store::open(&dir.join("palisade.db")).await.unwrap();
+    let workspace = WorkspaceId::new([1; 16]);
+    let scope = Scope { workspace: workspace.clone() };
+    let mut tx = store.begin().await.unwrap();
+    tokens::insert_workspace(&mut tx, &workspace, "main", Time(1)).await.unwrap();
+    let environment = environments::Environment {
+        id: EnvironmentId::new([1; 16]),
+        name: "main".into(),
+        created_at: Time(1),
+    };
+    environments::insert(&mut tx, &scope, &environment).await.unwrap();
+    let app = apps::App {
+        id: AppId::new([1; 16]),
+        workspace: workspace.clone(),
+        environment: environment.id,
+        name: None,
+        description: "test".into(),
+        state: 1,
+        tags: Default::default(),
+        client_version: "1.6.4".into(),
+        created_at: Time(1),
+        heartbeat_at: Time(1),
+        deployed_at: None,
+        stopped_at: None,
+        logs_done: false,
+    };
+    apps::insert(&mut tx, &app, Some("key")).await.unwrap();
+    let function = functions::Function {
+        id: FunctionId::new([1; 16]),
+        workspace: workspace.clone(),
+        app: app.id,
+        name: "f".into(),
+        definition: Bytes::from_static(b"definition"),
+        spec: None,
+        created_at: Time(1),
+    };
+    functions::put(&mut tx, &function).await.unwrap();
+    let call = calls::Call {
+        id: CallId::new([1; 16]),
+        workspace,
+        app: AppId::new([1; 16]),
+        function: function.id,
+        kind: 2,
+        invocation: 4,
+        created_at: Time(1),
+        input_count: 0,
+        done_count: 0,
+        cancelled_at: None,
+    };
+    calls::insert(&mut tx, &call, None).await.unwrap();
+    tx.commit().await.unwrap();
+    (store, scope)
+}
+
+fn input(n: u8) -> inputs::OpenInput {
+    inputs::OpenInput {
+        id: InputId::new([n; 16]),
+        call: CallId::new([1; 16]),
+        function: FunctionId::new([1; 16]),
+        index: u32::from(n),
+        input: Input::new(Time(10)),
+    }
+}
+
+fn carried(text: &'static str) -> inputs::Carried {
+    let args = Payload::Inline(Bytes::from_static(text.as_bytes()));
+    inputs::Carried { args, data_format: 1, method_name: String::new() }
+}
+
+#[tokio::test]
+async fn an_input_goes_from_queue_to_outcome_and_survives_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, scope) = open(dir.path()).await;
+    let rules = Rules { timeout_ms: Millis(1_000), retry: RetryPolicy::default() };
+    let task = TaskId::new([7; 16]);
+    let call = CallId::new([1; 16]);
+    let mut tx = store.begin().await.unwrap();
+    for n in 0..3 {
+        inputs::insert(&mut tx, &input(n), &carried("args")).await.unwrap();
+    }
+    // The same index again changes nothing, and names the input that is there.
+    let mut again = input(9);
+    again.index = 1;
+    let id = inputs::insert(&mut tx, &again, &carried("other")).await.unwrap();
+    assert_eq!(id, InputId::new([1; 16]));
+    let ready = inputs::ready(&mut tx, &FunctionId::new([1; 16]), Time(10), 2).await.unwrap();
+    assert_eq!(ready.iter().map(|(i, _)| i.index).collect::<Vec<_>>(), [0, 1]);
+    for (mut open, _) in ready {
+        let claimed = Event::Claimed { task: task.clone() };
+        open.input = step(open.input, claimed, &rules, Time(20)).0;
+        inputs::save(&mut tx, &open, None, Time(20)).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+
+    let mut tx = store.begin().await.unwrap();
+    let mut held = inputs::of_task(&mut tx, &task).await.unwrap();
+    assert_eq!(held.len(), 2);
+    let mut first = held.remove(1);
+    let outcome = Outcome {
+        data: Some(Payload::Inline(Bytes::from_static(b"result"))),
+        ..Outcome::without_data(Status::Success, "")
+    };
+    let answered = Event::Answered { task: task.clone(), outcome: Box::new(outcome.clone()) };
+    first.input = step(first.input, answered, &rules, Time(30)).0;
+    assert!(matches!(first.input.state, State::Done(_)));
+    inputs::save(&mut tx, &first, Some(&task), Time(30)).await.unwrap();
+    assert_eq!(inputs::overdue(&mut tx, Time(1_020)).await.unwrap().len(), 1);
+    assert_eq!(inputs::next_due(&mut tx, Time(0)).await.unwrap(), Some(Time(10)));
+    tx.commit().await.unwrap();
+    store.close().await;
+
+    let store = Store::open(&dir.path().join("palisade.db")).await.unwrap();
+    let mut db = store.read().await.unwrap();
+    let done = inputs::done(&mut db, &call, inputs::Wanted::After(0), 10).await.unwrap();
+    assert_eq!(done.len(), 1);
+    assert_eq!((done[0].index, done[0].done_seq), (1, 1));
+    assert_eq!(done[0].outcome, outcome);
+    assert!(
+        inputs::done(&mut db, &call, inputs::Wanted::Indexes(0, 0), 10).await.unwrap().is_empty()
+    );
+    let call = calls::get(&mut db, &scope, &call).await.unwrap().unwrap();
+    assert_eq!((call.input_count, call.done_count), (3, 1));
+}
+
+#[tokio::test]
+async fn another_workspace_finds_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, scope) = open(dir.path()).await;
+    let other = Scope { workspace: WorkspaceId::new([2; 16]) };
+    let mut db = store.read().await.unwrap();
+    assert!(apps::get(&mut db, &scope, &AppId::new([1; 16])).await.unwrap().is_some());
+    assert!(apps::get(&mut db, &other, &AppId::new([1; 16])).await.unwrap().is_none());
+    assert!(apps::by_key(&mut db, &scope, "key").await.unwrap().is_some());
+    assert!(apps::by_key(&mut db, &other, "key").await.unwrap().is_none());
+    assert!(functions::get(&mut db, &other, &FunctionId::new([1; 16])).await.unwrap().is_none());
+    assert!(calls::get(&mut db, &other, &CallId::new([1; 16])).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_dropped_transaction_leaves_nothing_and_rings_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path()).await;
+    let mut tx = store.begin().await.unwrap();
+    inputs::insert(&mut tx, &input(1), &carried("args")).await.unwrap();
+    tx.ring(Hint::Schedule);
+    drop(tx);
+    let mut db = store.read().await.unwrap();
+    let ready = inputs::ready(&mut db, &FunctionId::new([1; 16]), Time(99), 9).await.unwrap();
+    assert!(ready.is_empty());
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_refused_and_left_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("palisade.db");
+    std::fs::write(&path, [b'x'; 8_192]).unwrap();
+    let error = Store::open(&path).await.unwrap_err();
+    assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+    assert!(error.to_string().contains("restore it from a backup"), "{error}");
+    assert_eq!(std::fs::read(&path).unwrap(), [b'x'; 8_192]);
+}
