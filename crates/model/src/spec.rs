@@ -163,7 +163,10 @@ pub struct BuildSpec {
     pub context: Vec<MountFile>,
     /// Small files of the context that came with the definition: path and content.
     pub context_inline: Vec<(String, Bytes)>,
-    /// Environment variables of secrets: there for `RUN` steps only.
+    /// Secrets whose variables are there for `RUN` steps only.
+    pub secrets: Vec<SecretId>,
+    /// Those variables; filled in for the worker, never stored.
+    #[serde(skip)]
     pub secret_env: Vec<(String, String)>,
     /// Build again, although it was built before.
     pub force: bool,

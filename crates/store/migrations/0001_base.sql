@@ -205,6 +205,8 @@ CREATE TABLE blobs (
     created_at INTEGER NOT NULL
 ) STRICT;
 
+CREATE INDEX blobs_by_task ON blobs (task_id) WHERE task_id IS NOT NULL;
+
 CREATE TABLE logs (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     app_id TEXT NOT NULL,

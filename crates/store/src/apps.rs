@@ -172,12 +172,11 @@ pub async fn stop(db: &mut Db, id: &AppId, state: i32, now: Time) -> Result<()> 
     Ok(())
 }
 
-/// Notes that no line will follow.
+/// Notes that no line will follow, if the app has ended and its containers are gone.
 pub async fn finish_logs(db: &mut Db, id: &AppId) -> Result<()> {
-    sqlx::query("UPDATE apps SET logs_done = 1 WHERE id = $1")
-        .bind(id.as_str())
-        .execute(db)
-        .await?;
+    let sql = "UPDATE apps SET logs_done = 1 WHERE id = $1 AND stopped_at IS NOT NULL \
+               AND NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.app_id = $1 AND tasks.state < 4)";
+    sqlx::query(sql).bind(id.as_str()).execute(db).await?;
     Ok(())
 }
 
@@ -188,14 +187,6 @@ pub async fn silent(db: &mut Db, states: [i32; 2], before: Time) -> Result<Vec<A
     let rows =
         sqlx::query(sql).bind(states[0]).bind(states[1]).bind(int(before.0)).fetch_all(db).await?;
     rows.iter().map(read).collect()
-}
-
-/// Stopped apps whose containers are all gone, but whose logs were not yet closed.
-pub async fn finished(db: &mut Db) -> Result<Vec<AppId>> {
-    let sql = "SELECT id FROM apps WHERE stopped_at IS NOT NULL AND logs_done = 0 AND NOT EXISTS \
-               (SELECT 1 FROM tasks WHERE tasks.app_id = apps.id AND tasks.state < 4)";
-    let rows = sqlx::query(sql).fetch_all(db).await?;
-    rows.iter().map(|row| id(row, "id", AppId::parse)).collect()
 }
 
 /// Replaces what the app publishes.

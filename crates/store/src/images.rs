@@ -112,6 +112,13 @@ pub async fn by_key(db: &mut Db, scope: &Scope, key: &str) -> Result<Option<Imag
     row.as_ref().map(read).transpose()
 }
 
+/// Makes the key free for a new build; what was built under it stays usable by its id.
+pub async fn retire(db: &mut Db, scope: &Scope, key: &str) -> Result<()> {
+    let sql = "UPDATE images SET key = key || ':' || id WHERE workspace_id = $1 AND key = $2";
+    sqlx::query(sql).bind(scope.workspace.as_str()).bind(key).execute(db).await?;
+    Ok(())
+}
+
 /// Images whose build could go on now: they wait, and their base is ready or failed.
 pub async fn buildable(db: &mut Db) -> Result<Vec<Image>> {
     let sql = "SELECT images.* FROM images LEFT JOIN images base ON base.id = images.base_id \

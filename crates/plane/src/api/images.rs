@@ -1,0 +1,272 @@
+//! Images: asked for layer by layer, built once, followed by their log.
+
+use std::time::Duration;
+
+use futures::Stream;
+use model::spec::{BuildSpec, MountFile};
+use model::{ImageId, MountId, SecretId};
+use sha2::{Digest, Sha256};
+use store::images::{self, Image, Phase};
+use store::{Hint, Tx, mounts, secrets};
+use wire::client as pb;
+
+use super::gate::{Cx, Member, Scoped};
+use super::logs::{place, text};
+use super::refusal::Refusal;
+use crate::limits::{LOG_ENTRIES_MAX, POLL_MAX, SCAN_EVERY};
+
+/// What an image definition may say that cannot be had here.
+fn refuse_unserved(image: &pb::Image) -> Result<(), Refusal> {
+    let refuse = |field: &'static str, why: &str| Err(Refusal::invalid(field, why));
+    if image.gpu_config.as_ref().is_some_and(|gpu| gpu.count > 0 || !gpu.gpu_type.is_empty()) {
+        return refuse("image.gpu_config", "there is no GPU here to build with");
+    }
+    if image.build_function.is_some() || !image.build_function_def.is_empty() {
+        return refuse("image.build_function", "Image.run_function is not served yet");
+    }
+    if !image.volume_mounts.is_empty() {
+        return refuse("image.volume_mounts", "volumes are not served yet");
+    }
+    let registry = image.image_registry_config.as_ref();
+    if registry.is_some_and(|config| !config.secret_id.is_empty()) {
+        let why = "registry credentials are not served yet";
+        return refuse("image.image_registry_config", why);
+    }
+    if image.arch() == pb::Arch::Aarch64 {
+        return refuse("image.arch", "this machine is x86_64 and cannot build for aarch64");
+    }
+    if image.base_images.len() > 1 {
+        return refuse("image.base_images", "more than one base image is not served");
+    }
+    Ok(())
+}
+
+async fn build_spec(
+    cx: &Cx<Member>,
+    tx: &mut Tx<'_>,
+    req: &pb::ImageGetOrCreateRequest,
+    image: pb::Image,
+) -> Result<(BuildSpec, Option<ImageId>), Refusal> {
+    let base = match image.base_images.first() {
+        Some(base) => {
+            let id = ImageId::parse(&base.image_id)?;
+            let known = images::get(tx, cx.scope(), &id).await?;
+            Some(known.ok_or_else(|| Refusal::not_found("image", &base.image_id))?.id)
+        }
+        None => None,
+    };
+    let context: Vec<MountFile> = match image.context_mount_id.as_str() {
+        "" => Vec::new(),
+        id => mounts::get(tx, cx.scope(), &MountId::parse(id)?)
+            .await?
+            .ok_or_else(|| Refusal::not_found("mount", id))?,
+    };
+    let mut secret_ids = Vec::new();
+    for id in &image.secret_ids {
+        let id = SecretId::parse(id)?;
+        let known = secrets::get(tx, cx.scope(), &id).await?;
+        secret_ids.push(known.ok_or_else(|| Refusal::not_found("secret", &id))?.id);
+    }
+    let inline = image.context_files.into_iter().map(|file| (file.filename, file.data));
+    let spec = BuildSpec {
+        image: ImageId::new(cx.plane.bits()),
+        base: None,
+        commands: image.dockerfile_commands,
+        build_args: image.build_args.into_iter().collect(),
+        context,
+        context_inline: inline.collect(),
+        secrets: secret_ids,
+        secret_env: Vec::new(),
+        force: req.force_build || req.ignore_cache,
+    };
+    Ok((spec, base))
+}
+
+/// Hash of all that decides an image's content.
+fn key(spec: &BuildSpec, base: Option<&ImageId>, builder_version: &str) -> Result<String, Refusal> {
+    let BuildSpec { commands, build_args, context, context_inline, secrets, .. } = spec;
+    let decides =
+        (builder_version, base, commands, build_args, context, context_inline, secrets);
+    let text = serde_json::to_vec(&decides).map_err(Refusal::internal)?;
+    Ok(hex::encode(Sha256::digest(text)))
+}
+
+/// The image of that definition; it is built if it never was.
+pub(super) async fn get_or_create(
+    cx: Cx<Member>,
+    mut req: pb::ImageGetOrCreateRequest,
+) -> Result<pb::ImageGetOrCreateResponse, Refusal> {
+    let image = req.image.take().ok_or_else(|| Refusal::invalid("image", "it is missing"))?;
+    refuse_unserved(&image)?;
+    if !req.build_function_id.is_empty() {
+        let why = "Image.run_function is not served yet";
+        return Err(Refusal::invalid("build_function_id", why));
+    }
+    let mut tx = cx.plane.store.begin().await?;
+    let (spec, base) = build_spec(&cx, &mut tx, &req, image).await?;
+    let key = key(&spec, base.as_ref(), &req.builder_version)?;
+    let known = match spec.force {
+        true => {
+            images::retire(&mut tx, cx.scope(), &key).await?;
+            None
+        }
+        false => images::by_key(&mut tx, cx.scope(), &key).await?,
+    };
+    let image = match known {
+        Some(image) => image,
+        None => {
+            let image = Image {
+                id: spec.image.clone(),
+                workspace: cx.scope().workspace.clone(),
+                key,
+                base,
+                builder_version: req.builder_version,
+                phase: Phase::Waiting,
+                build: spec,
+                content: None,
+                failure: None,
+                created_at: cx.now(),
+            };
+            images::insert(&mut tx, &image).await?;
+            tx.ring(Hint::Schedule);
+            image
+        }
+    };
+    images::touch(&mut tx, &image.id, cx.now()).await?;
+    tx.commit().await?;
+    let result = (image.phase == Phase::Ready).then(success);
+    let metadata = Some(metadata(&image));
+    Ok(pb::ImageGetOrCreateResponse { image_id: image.id.into(), result, metadata })
+}
+
+fn success() -> pb::GenericResult {
+    let status = pb::generic_result::GenericStatus::Success as i32;
+    pb::GenericResult { status, ..pb::GenericResult::default() }
+}
+
+fn metadata(image: &Image) -> pb::ImageMetadata {
+    let python = image.content.as_ref().and_then(|content| content.python);
+    pb::ImageMetadata {
+        python_version_info: python.map(|(major, minor)| format!("{major}.{minor}")),
+        image_builder_version: Some(image.builder_version.clone()),
+        ..pb::ImageMetadata::default()
+    }
+}
+
+/// An image that exists.
+pub(super) async fn from_id(
+    cx: Cx<Member>,
+    req: pb::ImageFromIdRequest,
+) -> Result<pb::ImageFromIdResponse, Refusal> {
+    let id = ImageId::parse(&req.image_id)?;
+    let mut db = cx.plane.store.read().await?;
+    let image = images::get(&mut db, cx.scope(), &id).await?;
+    let image = image.ok_or_else(|| Refusal::not_found("image", &req.image_id))?;
+    let metadata = Some(metadata(&image));
+    Ok(pb::ImageFromIdResponse { image_id: image.id.into(), metadata })
+}
+
+struct Follow {
+    cx: Cx<Member>,
+    id: ImageId,
+    after: u64,
+    quiet: bool,
+    until: tokio::time::Instant,
+    ear: store::Ear,
+    done: bool,
+}
+
+/// Follows a build: what it prints after `last_entry_id`, then how it ended.
+pub(super) async fn join(
+    cx: Cx<Member>,
+    req: pb::ImageJoinStreamingRequest,
+) -> Result<impl Stream<Item = Result<pb::ImageJoinStreamingResponse, Refusal>> + use<>, Refusal> {
+    let id = ImageId::parse(&req.image_id)?;
+    let image = images::get(&mut *cx.plane.store.read().await?, cx.scope(), &id).await?;
+    let image = image.ok_or_else(|| Refusal::not_found("image", &req.image_id))?;
+    let wait = Duration::try_from_secs_f32(req.timeout).unwrap_or(POLL_MAX).min(POLL_MAX);
+    let after = place(&req.last_entry_id);
+    let follow = Follow {
+        quiet: image.phase == Phase::Ready && !req.include_logs_for_finished && after == 0,
+        after,
+        until: tokio::time::Instant::now() + wait,
+        ear: cx.plane.store.hints().listen(Hint::Image(id.clone())),
+        cx,
+        id,
+        done: false,
+    };
+    Ok(futures::stream::unfold(follow, |mut follow| async move {
+        follow.next().await.map(|item| (item, follow))
+    }))
+}
+
+impl Follow {
+    async fn next(&mut self) -> Option<Result<pb::ImageJoinStreamingResponse, Refusal>> {
+        loop {
+            if self.done {
+                return None;
+            }
+            match self.look().await {
+                Ok(Some(message)) => return Some(Ok(message)),
+                Ok(None) => {}
+                Err(refusal) => {
+                    self.done = true;
+                    return Some(Err(refusal));
+                }
+            }
+            let left = self.until.saturating_duration_since(tokio::time::Instant::now());
+            if left.is_zero() || self.cx.plane.is_closing() {
+                return None;
+            }
+            let plane = self.cx.plane.clone();
+            tokio::select! {
+                () = self.ear.wait(left.min(SCAN_EVERY)) => {}
+                () = plane.closed() => {}
+            }
+        }
+    }
+
+    async fn look(&mut self) -> Result<Option<pb::ImageJoinStreamingResponse>, Refusal> {
+        let mut db = self.cx.plane.store.read().await?;
+        // Read before the log: its last lines are written before its end is.
+        let image = images::get(&mut db, self.cx.scope(), &self.id).await?;
+        let image = image.ok_or_else(|| Refusal::not_found("image", &self.id))?;
+        if !self.quiet {
+            let lines = images::logs(&mut db, &self.id, self.after, LOG_ENTRIES_MAX).await?;
+            if let Some((last, _)) = lines.last() {
+                self.after = *last;
+                let task_logs = lines
+                    .iter()
+                    .map(|(_, data)| pb::TaskLogs {
+                        data: text(data),
+                        file_descriptor: pb::FileDescriptor::Stdout as i32,
+                        ..pb::TaskLogs::default()
+                    })
+                    .collect();
+                let entry_id = format!("{}-0", self.after);
+                let message =
+                    pb::ImageJoinStreamingResponse { task_logs, entry_id, ..Default::default() };
+                return Ok(Some(message));
+            }
+        }
+        let result = match image.phase {
+            Phase::Waiting | Phase::Building => return Ok(None),
+            Phase::Ready => success(),
+            Phase::Failed => pb::GenericResult {
+                status: pb::generic_result::GenericStatus::Failure as i32,
+                exception: image.failure.clone().unwrap_or_default(),
+                ..pb::GenericResult::default()
+            },
+        };
+        self.done = true;
+        let metadata = Some(metadata(&image));
+        let entry_id = format!("{}-0", self.after);
+        Ok(Some(pb::ImageJoinStreamingResponse {
+            result: Some(result),
+            entry_id,
+            eof: true,
+            metadata,
+            ..Default::default()
+        }))
+    }
+}

@@ -1,0 +1,135 @@
+//! What an app's containers print, as it is printed.
+
+use std::time::Duration;
+
+use futures::Stream;
+use model::AppId;
+use store::logs::{self, Entry};
+use store::{Hint, apps};
+use wire::client as pb;
+
+use super::gate::{Cx, Member, Scoped};
+use super::refusal::Refusal;
+use crate::limits::{LOG_ENTRIES_MAX, POLL_MAX, SCAN_EVERY};
+
+/// The place that an entry id names: the number before the dash, if there is one.
+pub(super) fn place(entry_id: &str) -> u64 {
+    entry_id.split('-').next().and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
+/// Text of a piece of output: what is not UTF-8 is replaced, since the wire wants a string.
+pub(super) fn text(data: &[u8]) -> String {
+    String::from_utf8_lossy(data).into_owned()
+}
+
+struct Follow {
+    cx: Cx<Member>,
+    app: AppId,
+    req: pb::AppGetLogsRequest,
+    after: u64,
+    until: tokio::time::Instant,
+    ear: store::Ear,
+    done: bool,
+}
+
+/// Follows an app's output from the entry after `last_entry_id`, until its time is up or the app
+/// is done.
+pub(super) async fn get_logs(
+    cx: Cx<Member>,
+    req: pb::AppGetLogsRequest,
+) -> Result<impl Stream<Item = Result<pb::TaskLogsBatch, Refusal>> + use<>, Refusal> {
+    let id = AppId::parse(&req.app_id)?;
+    let app = {
+        let mut db = cx.plane.store.read().await?;
+        apps::get(&mut db, cx.scope(), &id).await?
+    };
+    let app = app.ok_or_else(|| Refusal::not_found("app", &req.app_id))?.id;
+    let wait = Duration::try_from_secs_f32(req.timeout).unwrap_or(POLL_MAX).min(POLL_MAX);
+    let ear = cx.plane.store.hints().listen(Hint::Logs(app.clone()));
+    let follow = Follow {
+        after: place(&req.last_entry_id),
+        until: tokio::time::Instant::now() + wait,
+        cx,
+        app,
+        req,
+        ear,
+        done: false,
+    };
+    Ok(futures::stream::unfold(follow, |mut follow| async move {
+        follow.next().await.map(|item| (item, follow))
+    }))
+}
+
+impl Follow {
+    async fn next(&mut self) -> Option<Result<pb::TaskLogsBatch, Refusal>> {
+        loop {
+            if self.done {
+                return None;
+            }
+            match self.look().await {
+                Ok(Some(batch)) => return Some(Ok(batch)),
+                Ok(None) => {}
+                Err(refusal) => {
+                    self.done = true;
+                    return Some(Err(refusal));
+                }
+            }
+            let left = self.until.saturating_duration_since(tokio::time::Instant::now());
+            if left.is_zero() || self.cx.plane.is_closing() {
+                return None;
+            }
+            let plane = self.cx.plane.clone();
+            tokio::select! {
+                () = self.ear.wait(left.min(SCAN_EVERY)) => {}
+                () = plane.closed() => {}
+            }
+        }
+    }
+
+    /// The next batch: entries of one container that follow each other, or the end.
+    async fn look(&mut self) -> Result<Option<pb::TaskLogsBatch>, Refusal> {
+        let mut db = self.cx.plane.store.read().await?;
+        // Read before the entries: what is printed last is written before it is set.
+        let app = apps::get(&mut db, self.cx.scope(), &self.app).await?;
+        let entries = logs::after(&mut db, &self.app, self.after, LOG_ENTRIES_MAX).await?;
+        let Some(first) = entries.first() else {
+            if app.is_none_or(|app| app.logs_done) {
+                self.done = true;
+                let entry_id = format!("{}-0", self.after);
+                let end = pb::TaskLogsBatch { entry_id, app_done: true, ..Default::default() };
+                return Ok(Some(end));
+            }
+            return Ok(None);
+        };
+        let task = first.task.clone();
+        let run: Vec<Entry> = entries.into_iter().take_while(|entry| entry.task == task).collect();
+        let Some(last) = run.last() else { return Ok(None) };
+        self.after = last.seq;
+        let mut batch = pb::TaskLogsBatch {
+            entry_id: format!("{}-0", last.seq),
+            task_id: last.task.to_string(),
+            function_id: last.function.to_string(),
+            ..pb::TaskLogsBatch::default()
+        };
+        batch.items = run.into_iter().filter(|entry| self.wants(entry)).map(item).collect();
+        Ok(Some(batch))
+    }
+
+    fn wants(&self, entry: &Entry) -> bool {
+        let req = &self.req;
+        let stream = req.file_descriptor == 0 || req.file_descriptor == entry.stream;
+        let task = req.task_id.is_empty() || req.task_id == entry.task.as_str();
+        let function = req.function_id.is_empty() || req.function_id == entry.function.as_str();
+        let words = req.search_text.is_empty() || text(&entry.data).contains(&req.search_text);
+        stream && task && function && words
+    }
+}
+
+fn item(entry: Entry) -> pb::TaskLogs {
+    pb::TaskLogs {
+        data: text(&entry.data),
+        timestamp: entry.at.as_secs_f64(),
+        file_descriptor: entry.stream,
+        ..pb::TaskLogs::default()
+    }
+}

@@ -1,0 +1,23 @@
+//! The client's protocol: rows, gates and handlers. Messages of the wire stop here (A5).
+
+pub mod gate;
+pub mod refusal;
+pub mod rows;
+pub mod service;
+pub mod start;
+pub mod table;
+
+mod apps;
+mod blobs;
+mod calls;
+mod chunks;
+mod containers;
+mod definition;
+mod environments;
+mod functions;
+mod identity;
+mod images;
+mod logs;
+mod mounts;
+mod outcome;
+mod secrets;

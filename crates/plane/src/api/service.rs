@@ -1,0 +1,198 @@
+//! From HTTP to rows: who calls is settled and the gate passed before the body is read.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, BufMut, Bytes};
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use http::{HeaderMap, Request, Response};
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::server::{Grpc, ServerStreamingService, UnaryService};
+
+use super::gate::{Caller, Meta, RESTRICTED};
+use super::table::{Answer, Row, RpcTable};
+use crate::Plane;
+use crate::limits::MESSAGE_BYTES_MAX;
+
+/// Passes messages through as bytes: rows decode for themselves.
+#[derive(Debug, Clone, Copy, Default)]
+struct BytesCodec;
+
+impl Codec for BytesCodec {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for BytesCodec {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, dst: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        dst.put(item);
+        Ok(())
+    }
+}
+
+impl Decoder for BytesCodec {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, src: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(src.copy_to_bytes(src.remaining())))
+    }
+}
+
+/// How a request came in.
+#[derive(Debug, Clone)]
+pub enum Transport {
+    /// Through the server's port: the headers say who it is.
+    Port,
+    /// Through a container's own socket: the socket says who it is, headers are not looked at.
+    Door(Box<Caller>),
+}
+
+/// The protocol as a service of HTTP requests.
+#[derive(Debug, Clone)]
+pub struct Api {
+    plane: Arc<Plane>,
+    tables: Arc<[RpcTable]>,
+    transport: Transport,
+}
+
+impl Api {
+    /// The service as it is met through one transport.
+    pub fn new(plane: Arc<Plane>, tables: Arc<[RpcTable]>, transport: Transport) -> Self {
+        Self { plane, tables, transport }
+    }
+
+    async fn answer(self, request: Request<Body>) -> Response<Body> {
+        let caller = match self.transport {
+            Transport::Port => self.plane.identify(request.headers()).await,
+            Transport::Door(caller) => Ok(*caller),
+        };
+        let caller = match caller {
+            Ok(caller) => caller,
+            Err(refusal) => return Status::from(refusal).into_http(),
+        };
+        let path = request.uri().path();
+        let Some(row) = self.tables.iter().find_map(|table| table.row(path)) else {
+            return unknown(&caller, path).into_http();
+        };
+        if let Err(refusal) = (row.admits)(caller.clone()) {
+            return Status::from(refusal).into_http();
+        }
+        let meta = meta(request.headers());
+        serve(row, self.plane, caller, meta, request).await
+    }
+}
+
+/// What is said of a path that no row has.
+fn unknown(caller: &Caller, path: &str) -> Status {
+    match caller {
+        Caller::Nobody(why) => Status::unauthenticated(*why),
+        Caller::Restricted(_) => Status::unauthenticated(RESTRICTED),
+        Caller::User(_) | Caller::Task(_) => {
+            let path: String = path.chars().take(200).collect();
+            Status::unimplemented(format!("this server does not know the rpc {path}"))
+        }
+    }
+}
+
+fn meta(headers: &HeaderMap) -> Meta {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    Meta {
+        client_version: text("x-modal-client-version").unwrap_or_default().to_owned(),
+        idempotency_key: text("x-idempotency-key")
+            .filter(|key| !key.is_empty() && key.len() <= 128)
+            .map(str::to_owned),
+    }
+}
+
+struct Call<'a> {
+    row: &'a Row,
+    plane: Arc<Plane>,
+    caller: Caller,
+    meta: Meta,
+}
+
+impl UnaryService<Bytes> for Call<'_> {
+    type Response = Bytes;
+    type Future = BoxFuture<'static, Result<tonic::Response<Bytes>, Status>>;
+
+    fn call(&mut self, request: tonic::Request<Bytes>) -> Self::Future {
+        let Answer::Unary(handler) = &self.row.answer else { return wrong_kind() };
+        let body = request.into_inner();
+        let work = handler(self.plane.clone(), self.caller.clone(), self.meta.clone(), body);
+        Box::pin(async move { Ok(tonic::Response::new(work.await?)) })
+    }
+}
+
+impl ServerStreamingService<Bytes> for Call<'_> {
+    type Response = Bytes;
+    type ResponseStream = BoxStream<'static, Result<Bytes, Status>>;
+    type Future = BoxFuture<'static, Result<tonic::Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, request: tonic::Request<Bytes>) -> Self::Future {
+        let Answer::Stream(handler) = &self.row.answer else { return wrong_kind() };
+        let body = request.into_inner();
+        let work = handler(self.plane.clone(), self.caller.clone(), self.meta.clone(), body);
+        Box::pin(async move {
+            let stream = work.await?.map(|item| item.map_err(Status::from)).boxed();
+            Ok(tonic::Response::new(stream))
+        })
+    }
+}
+
+/// `serve` chooses by the row's kind, so that this is not reached.
+fn wrong_kind<T: Send + 'static>() -> BoxFuture<'static, Result<T, Status>> {
+    Box::pin(async { Err(Status::internal("the row answers in another way")) })
+}
+
+async fn serve(
+    row: &Row,
+    plane: Arc<Plane>,
+    caller: Caller,
+    meta: Meta,
+    request: Request<Body>,
+) -> Response<Body> {
+    let mut grpc = Grpc::new(BytesCodec)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let call = Call { row, plane, caller, meta };
+    match row.answer {
+        Answer::Unary(_) => grpc.unary(call, request).await,
+        Answer::Stream(_) => grpc.server_streaming(call, request).await,
+        Answer::Declined(reason) => {
+            Status::unimplemented(format!("{} is not served: {reason}", row.name)).into_http()
+        }
+    }
+}
+
+impl tower::Service<Request<Body>> for Api {
+    type Response = Response<Body>;
+    type Error = std::convert::Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let api = self.clone();
+        Box::pin(async move { Ok(api.answer(request).await) })
+    }
+}

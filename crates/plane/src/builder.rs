@@ -1,0 +1,73 @@
+//! The builder: hands waiting images to workers, each once its base is ready.
+
+use std::sync::Arc;
+
+use model::link::Order;
+use store::images::{self, Image, Phase};
+use store::{Hint, Scope, secrets};
+
+use crate::Plane;
+use crate::limits::SCAN_EVERY;
+
+/// Runs until the server ends.
+pub async fn run(plane: Arc<Plane>) {
+    let mut ear = plane.store.hints().listen(Hint::Schedule);
+    while !plane.is_closing() {
+        if let Err(error) = tick(&plane).await {
+            tracing::error!(%error, "the builder could not look at the images");
+        }
+        tokio::select! {
+            () = ear.wait(SCAN_EVERY) => {}
+            () = plane.closed() => {}
+        }
+    }
+}
+
+async fn tick(plane: &Plane) -> Result<(), store::Error> {
+    let waiting = images::buildable(&mut *plane.store.read().await?).await?;
+    for image in waiting {
+        hand_over(plane, image).await?;
+    }
+    Ok(())
+}
+
+async fn hand_over(plane: &Plane, image: Image) -> Result<(), store::Error> {
+    let mut tx = plane.store.begin().await?;
+    let scope = Scope { workspace: image.workspace.clone() };
+    let mut build = image.build.clone();
+    if let Some(base) = &image.base {
+        let base = images::get(&mut tx, &scope, base).await?;
+        match base {
+            Some(base) if base.phase == Phase::Ready => build.base = base.content,
+            Some(Image { failure: Some(failure), .. }) => {
+                let failure = format!("the image it builds on failed: {failure}");
+                images::finish(&mut tx, &image.id, &Err(failure)).await?;
+                tx.ring(Hint::Image(image.id));
+                return tx.commit().await;
+            }
+            Some(_) | None => {
+                let failure = "the image it builds on is gone: build it again".to_owned();
+                images::finish(&mut tx, &image.id, &Err(failure)).await?;
+                tx.ring(Hint::Image(image.id));
+                return tx.commit().await;
+            }
+        }
+    }
+    for id in &image.build.secrets {
+        if let Some(secret) = secrets::get(&mut tx, &scope, id).await? {
+            build.secret_env.extend(secret.env);
+        }
+    }
+    let views = plane.fleet.views(&std::collections::HashMap::new());
+    let Some(worker) = views.iter().map(|view| &view.worker).min() else { return Ok(()) };
+    match plane.fleet.order(worker, Order::Build(Box::new(build))) {
+        Ok(()) => {
+            images::set_phase(&mut tx, &image.id, Phase::Building).await?;
+            tx.commit().await
+        }
+        Err(error) => {
+            tracing::warn!(%error, image = %image.id, "an image waits for a worker");
+            Ok(())
+        }
+    }
+}

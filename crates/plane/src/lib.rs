@@ -1,0 +1,105 @@
+//! The control plane. It decides and remembers; workers do. It touches neither a kernel nor a
+//! container's files (A4).
+
+pub mod api;
+pub mod blobs;
+pub mod builder;
+pub mod fleet;
+pub mod functions;
+pub mod identity;
+pub mod limits;
+pub mod queue;
+pub mod reconcile;
+pub mod reports;
+pub mod scheduler;
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use model::Time;
+use model::resources::Defaults;
+use store::Store;
+use tokio::sync::watch;
+
+pub use api::service::{Api, Transport};
+
+/// What the operator decides.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where clients find the gateway, without a slash at the end: `http://127.0.0.1:50051`.
+    pub gateway_url: String,
+    /// The port at which a container finds its own blobs, on its own loopback address.
+    pub blob_port_inside: u16,
+    /// A payload that travels as a blob.
+    pub payload_bytes_max: u64,
+    /// What containers get where their function says nothing.
+    pub defaults: Defaults,
+}
+
+/// The control plane: the one value that handlers and loops share.
+#[derive(Debug)]
+pub struct Plane {
+    /// What is remembered.
+    pub store: Store,
+    /// Bytes of files and payloads.
+    pub blobs: ::blobs::Local,
+    /// What the operator decided.
+    pub config: Config,
+    /// The workers.
+    pub fleet: fleet::Fleet,
+    /// Functions at hand.
+    pub functions: functions::Functions,
+    /// Inputs that are to be given up by the containers that hold them.
+    pub cancels: queue::Cancels,
+    /// Starts that failed in a row.
+    pub failures: scheduler::Failures,
+    /// Owners of tokens at hand.
+    tokens: identity::Tokens,
+    /// Becomes true when the server ends.
+    closing: watch::Sender<bool>,
+}
+
+impl Plane {
+    /// A plane over what is stored.
+    pub fn new(store: Store, blobs: ::blobs::Local, config: Config) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            blobs,
+            config,
+            fleet: fleet::Fleet::default(),
+            functions: functions::Functions::default(),
+            cancels: queue::Cancels::default(),
+            failures: scheduler::Failures::default(),
+            tokens: identity::Tokens::default(),
+            closing: watch::channel(false).0,
+        })
+    }
+
+    /// The present moment.
+    pub fn now(&self) -> Time {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Time(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// 128 random bits, for a new id.
+    pub fn bits(&self) -> [u8; 16] {
+        rand::random()
+    }
+
+    /// Takes no work from now on: long polls end, nothing is started.
+    pub fn close(&self) {
+        self.closing.send_replace(true);
+    }
+
+    /// Whether the server ends.
+    pub fn is_closing(&self) -> bool {
+        *self.closing.borrow()
+    }
+
+    /// Returns once the server ends.
+    pub async fn closed(&self) {
+        let mut closing = self.closing.subscribe();
+        // The sender lives as long as the plane.
+        let _ = closing.wait_for(|closing| *closing).await;
+    }
+}

@@ -1,0 +1,343 @@
+//! The queue: inputs come in, containers take them, outcomes go out. Every change of an input is
+//! `model::call::step` on what is stored, in one transaction.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use model::call::{Effect, Event, Input, Rules, State, step};
+use model::link::Order;
+use model::output::Outcome;
+use model::{CallId, FunctionId, InputId, Millis, TaskId, Time};
+use store::calls::{self, Call};
+use store::inputs::{self, Carried, OpenInput};
+use store::{Hint, Tx, tasks};
+
+use crate::functions::rules;
+use crate::limits::{CANCEL_GRACE, STOP_GRACE};
+use crate::{Plane, scheduler};
+
+/// Inputs that containers are asked to give up: by container, with the moment after which the
+/// container is killed for it.
+#[derive(Debug, Default)]
+pub struct Cancels(Mutex<HashMap<TaskId, HashMap<InputId, Wish>>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Wish {
+    told: bool,
+    kill_at: Time,
+}
+
+impl Cancels {
+    fn add(&self, task: &TaskId, input: &InputId, now: Time) {
+        let mut wishes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let wish = Wish { told: false, kill_at: now + CANCEL_GRACE };
+        wishes.entry(task.clone()).or_default().insert(input.clone(), wish);
+    }
+
+    /// Inputs that the container has not been told of yet.
+    pub fn untold(&self, task: &TaskId) -> Vec<InputId> {
+        let mut wishes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(wishes) = wishes.get_mut(task) else { return Vec::new() };
+        let untold = wishes.iter_mut().filter(|(_, wish)| !wish.told);
+        untold
+            .map(|(input, wish)| {
+                wish.told = true;
+                input.clone()
+            })
+            .collect()
+    }
+
+    /// The container has given up an input.
+    pub fn given_up(&self, task: &TaskId, input: &InputId) {
+        let mut wishes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(of_task) = wishes.get_mut(task) {
+            of_task.remove(input);
+            if of_task.is_empty() {
+                wishes.remove(task);
+            }
+        }
+    }
+
+    /// The container is gone.
+    pub fn forget(&self, task: &TaskId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(task);
+    }
+
+    /// Containers that did not give up in time.
+    pub fn overdue(&self, now: Time) -> Vec<TaskId> {
+        let wishes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let late = |wishes: &HashMap<InputId, Wish>| wishes.values().any(|w| w.kill_at <= now);
+        wishes.iter().filter(|(_, w)| late(w)).map(|(task, _)| task.clone()).collect()
+    }
+}
+
+/// Containers to be ended once a transaction is committed.
+#[derive(Debug, Default)]
+pub struct Kills(Vec<(TaskId, Millis)>);
+
+impl Kills {
+    /// Adds one.
+    pub fn add(&mut self, task: TaskId, grace: Millis) {
+        self.0.push((task, grace));
+    }
+}
+
+/// Moves an input on, writes it, and rings for what follows.
+pub async fn apply(
+    tx: &mut Tx<'_>,
+    mut open: OpenInput,
+    event: Event,
+    rules: &Rules,
+    now: Time,
+) -> Result<(OpenInput, Vec<Effect>), store::Error> {
+    let answerer = match &event {
+        Event::Answered { task, .. } => Some(task.clone()),
+        Event::Claimed { .. }
+        | Event::TimedOut
+        | Event::ContainerEnded { .. }
+        | Event::Cancelled { .. }
+        | Event::Unstartable { .. } => None,
+    };
+    let before = open.input.state.clone();
+    let (input, effects) = step(open.input, event, rules, now);
+    open.input = input;
+    if open.input.state != before {
+        inputs::save(tx, &open, answerer.as_ref(), now).await?;
+    }
+    for effect in &effects {
+        match effect {
+            Effect::Answer => {
+                tx.ring(Hint::Outputs(open.call.clone()));
+                tx.ring(Hint::Data(open.call.clone()));
+            }
+            Effect::Offer { .. } => {
+                tx.ring(Hint::Inputs(open.function.clone()));
+                tx.ring(Hint::Schedule);
+            }
+            Effect::Kill { .. } => {}
+        }
+    }
+    Ok((open, effects))
+}
+
+impl Plane {
+    /// Ends containers: from here on they take no input, and their worker is told.
+    pub async fn end_tasks(&self, kills: Kills) -> Result<(), store::Error> {
+        if kills.0.is_empty() {
+            return Ok(());
+        }
+        let now = self.now();
+        let mut tx = self.store.begin().await?;
+        let mut orders = Vec::new();
+        for (id, grace_ms) in kills.0 {
+            let Some(task) = tasks::get_any(&mut tx, &id).await? else { continue };
+            if task.phase < tasks::Phase::Ended {
+                tasks::advance(&mut tx, &id, tasks::Phase::Draining, now).await?;
+                orders.push((task.worker, Order::Stop { task: id, grace_ms }));
+            }
+        }
+        tx.ring(Hint::Schedule);
+        tx.commit().await?;
+        for (worker, order) in orders {
+            if let Err(error) = self.fleet.order(&worker, order) {
+                // The reconciler of heartbeats tells it again.
+                tracing::warn!(%error, "a container could not be stopped yet");
+            }
+        }
+        Ok(())
+    }
+
+    /// Queues inputs of a call; those whose index is there already stay as they are. Answers with
+    /// the ids, in the order asked for.
+    pub async fn submit(
+        &self,
+        tx: &mut Tx<'_>,
+        call: &Call,
+        wanted: Vec<(u32, Carried)>,
+        now: Time,
+    ) -> Result<Vec<InputId>, store::Error> {
+        let mut ids = Vec::with_capacity(wanted.len());
+        for (index, carried) in wanted {
+            let open = OpenInput {
+                id: InputId::new(self.bits()),
+                call: call.id.clone(),
+                function: call.function.clone(),
+                index,
+                input: Input::new(now),
+            };
+            ids.push(inputs::insert(tx, &open, &carried).await?);
+        }
+        tx.ring(Hint::Inputs(call.function.clone()));
+        tx.ring(Hint::Schedule);
+        Ok(ids)
+    }
+
+    /// Gives a container up to `most` inputs. None if there are none, or if it may take none.
+    pub async fn claim(
+        &self,
+        task: &TaskId,
+        function: &FunctionId,
+        most: u32,
+    ) -> Result<Vec<(OpenInput, Carried)>, store::Error> {
+        let now = self.now();
+        let mut tx = self.store.begin().await?;
+        let Some(row) = tasks::get_any(&mut tx, task).await? else { return Ok(Vec::new()) };
+        let spent = row.single_use && row.taken_count > 0;
+        if row.phase != tasks::Phase::Ready || spent || self.is_closing() {
+            return Ok(Vec::new());
+        }
+        let most = if row.single_use { 1 } else { most };
+        let Some(stored) = self.functions.get(&mut tx, function).await? else {
+            return Ok(Vec::new());
+        };
+        let Some(spec) = &stored.spec else { return Ok(Vec::new()) };
+        let mut taken = Vec::new();
+        for (open, carried) in inputs::ready(&mut tx, function, now, most).await? {
+            let event = Event::Claimed { task: task.clone() };
+            let (open, _) = apply(&mut tx, open, event, &rules(spec), now).await?;
+            if matches!(open.input.state, State::Running { .. }) {
+                taken.push((open, carried));
+            }
+        }
+        if !taken.is_empty() {
+            let n = u32::try_from(taken.len()).unwrap_or(u32::MAX);
+            tasks::take(&mut tx, task, n, now).await?;
+            tx.ring(Hint::Schedule);
+        }
+        tx.commit().await?;
+        Ok(taken)
+    }
+
+    /// Takes a container's answers. An answer to an input that the container does not hold changes
+    /// nothing: it is late, sent twice, or forged.
+    pub async fn answer(
+        &self,
+        task: &TaskId,
+        answers: Vec<(InputId, u32, Outcome)>,
+    ) -> Result<(), store::Error> {
+        let now = self.now();
+        let mut tx = self.store.begin().await?;
+        for (id, retry_count, outcome) in answers {
+            self.cancels.given_up(task, &id);
+            let Some(open) = inputs::open(&mut tx, &id).await? else { continue };
+            if open.input.retry_count != retry_count {
+                continue;
+            }
+            let Some(rules) = self.rules_of(&mut tx, &open.function).await? else { continue };
+            let event = Event::Answered { task: task.clone(), outcome: Box::new(outcome) };
+            apply(&mut tx, open, event, &rules, now).await?;
+        }
+        tx.ring(Hint::Schedule);
+        tx.commit().await
+    }
+
+    /// The rules of a function's inputs.
+    pub async fn rules_of(
+        &self,
+        tx: &mut Tx<'_>,
+        function: &FunctionId,
+    ) -> Result<Option<Rules>, store::Error> {
+        let function = self.functions.get(tx, function).await?;
+        Ok(function.and_then(|function| function.spec.as_ref().map(rules)))
+    }
+
+    /// Ends every attempt whose time is up, and the containers that hold them.
+    pub async fn end_overdue(&self) -> Result<(), store::Error> {
+        let now = self.now();
+        if inputs::overdue(&mut *self.store.read().await?, now).await?.is_empty() {
+            return Ok(());
+        }
+        let mut kills = Kills::default();
+        let mut tx = self.store.begin().await?;
+        for open in inputs::overdue(&mut tx, now).await? {
+            let Some(rules) = self.rules_of(&mut tx, &open.function).await? else { continue };
+            let (_, effects) = apply(&mut tx, open, Event::TimedOut, &rules, now).await?;
+            for effect in effects {
+                if let Effect::Kill { task } = effect {
+                    tasks::advance(&mut tx, &task, tasks::Phase::Draining, now).await?;
+                    kills.add(task, Millis(0));
+                }
+            }
+        }
+        tx.commit().await?;
+        self.end_tasks(kills).await
+    }
+
+    /// Cancels the open inputs of a call. Containers are asked to give up what they hold, or, if
+    /// `terminate` is set, ended at once.
+    pub async fn cancel_call(&self, call: &CallId, terminate: bool) -> Result<(), store::Error> {
+        let now = self.now();
+        let mut tx = self.store.begin().await?;
+        calls::cancel(&mut tx, call, now).await?;
+        let open = inputs::open_of_call(&mut tx, call).await?;
+        let kills = self.cancel(&mut tx, open, "the call was cancelled", terminate, now).await?;
+        tx.ring(Hint::Cancels);
+        tx.commit().await?;
+        self.end_tasks(kills).await
+    }
+
+    /// Cancels inputs.
+    pub async fn cancel(
+        &self,
+        tx: &mut Tx<'_>,
+        open: Vec<OpenInput>,
+        why: &str,
+        terminate: bool,
+        now: Time,
+    ) -> Result<Kills, store::Error> {
+        let mut kills = Kills::default();
+        for open in open {
+            let Some(rules) = self.rules_of(tx, &open.function).await? else { continue };
+            let id = open.id.clone();
+            let event = Event::Cancelled { why: why.into() };
+            let (_, effects) = apply(tx, open, event, &rules, now).await?;
+            for effect in effects {
+                match effect {
+                    Effect::Kill { task } if terminate => kills.add(task, STOP_GRACE),
+                    Effect::Kill { task } => self.cancels.add(&task, &id, now),
+                    Effect::Answer | Effect::Offer { .. } => {}
+                }
+            }
+        }
+        Ok(kills)
+    }
+
+    /// Fails what waits for a function whose containers cannot start.
+    pub async fn fail_queued(
+        &self,
+        function: &FunctionId,
+        outcome: &Outcome,
+    ) -> Result<(), store::Error> {
+        let now = self.now();
+        let mut tx = self.store.begin().await?;
+        for open in inputs::queued(&mut tx, function).await? {
+            let Some(rules) = self.rules_of(&mut tx, function).await? else { continue };
+            let event = Event::Unstartable { outcome: Box::new(outcome.clone()) };
+            apply(&mut tx, open, event, &rules, now).await?;
+        }
+        tx.commit().await?;
+        self.failures.reset(function);
+        Ok(())
+    }
+}
+
+/// What a container's end means for the inputs it held, and for its function.
+pub async fn container_ended(
+    plane: &Plane,
+    tx: &mut Tx<'_>,
+    task: &tasks::Task,
+    end: &model::link::End,
+    now: Time,
+) -> Result<(), store::Error> {
+    plane.cancels.forget(&task.id);
+    for open in inputs::of_task(tx, &task.id).await? {
+        let Some(rules) = plane.rules_of(tx, &open.function).await? else { continue };
+        let event = Event::ContainerEnded { end: end.clone() };
+        apply(tx, open, event, &rules, now).await?;
+    }
+    if task.ready_at.is_none() && scheduler::is_failure(end) {
+        plane.failures.count(&task.function, end);
+    }
+    tx.ring(Hint::Schedule);
+    Ok(())
+}

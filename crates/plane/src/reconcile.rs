@@ -1,0 +1,125 @@
+//! What must happen because time passes: deadlines, apps without a client, silent containers,
+//! things that are old enough to be forgotten. Each is idempotent, and looks at the store alone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::limits::{HEARTBEAT_MAX, TASK_HEARTBEAT_MAX};
+use model::{Millis, Time};
+use store::apps::{self, App};
+use store::tasks::{self, Phase};
+use store::{Hint, inputs, replays};
+use wire::client::AppState;
+
+use crate::Plane;
+use crate::limits::{REPLAY_KEPT, SCAN_EVERY, STOP_GRACE};
+use crate::queue::Kills;
+use crate::scheduler::end_slow_starts;
+
+/// Ends attempts in time: sleeps until the next deadline, runs until the server ends.
+pub async fn run_deadlines(plane: Arc<Plane>) {
+    let mut ear = plane.store.hints().listen(Hint::Schedule);
+    while !plane.is_closing() {
+        let next = match deadlines(&plane).await {
+            Ok(next) => next,
+            Err(error) => {
+                tracing::error!(%error, "deadlines could not be looked at");
+                None
+            }
+        };
+        let now = plane.now();
+        let wait = next.map_or(SCAN_EVERY, |next| next.since(now).duration().min(SCAN_EVERY));
+        tokio::select! {
+            () = ear.wait(wait.max(Duration::from_millis(5))) => {}
+            () = plane.closed() => {}
+        }
+    }
+}
+
+async fn deadlines(plane: &Plane) -> Result<Option<Time>, store::Error> {
+    plane.end_overdue().await?;
+    let mut kills = Kills::default();
+    for task in plane.cancels.overdue(plane.now()) {
+        kills.add(task, Millis(0));
+    }
+    plane.end_tasks(kills).await?;
+    let now = plane.now();
+    let due = inputs::next_due(&mut *plane.store.read().await?, now).await?;
+    if due.is_some_and(|due| due <= now + Millis(5)) {
+        plane.store.hints().ring(&Hint::Schedule);
+    }
+    Ok(due)
+}
+
+/// Everything that may be a moment late. Runs until the server ends.
+pub async fn run_sweeps(plane: Arc<Plane>) {
+    while !plane.is_closing() {
+        if let Err(error) = sweep(&plane).await {
+            tracing::error!(%error, "a sweep failed");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(SCAN_EVERY) => {}
+            () = plane.closed() => {}
+        }
+    }
+}
+
+async fn sweep(plane: &Plane) -> Result<(), store::Error> {
+    let now = plane.now();
+    let live = [AppState::Ephemeral as i32, AppState::Initializing as i32];
+    let silent = {
+        let mut db = plane.store.read().await?;
+        apps::silent(&mut db, live, now - HEARTBEAT_MAX).await?
+    };
+    for app in silent {
+        tracing::info!(app = %app.id, "an app's client has not been heard of: the app ends");
+        stop_app(plane, &app, "its client has not been heard of for too long").await?;
+    }
+    end_slow_starts(plane).await?;
+    end_silent_tasks(plane, now).await?;
+    tell_again(plane, now).await?;
+    let mut tx = plane.store.begin().await?;
+    replays::forget(&mut tx, now - REPLAY_KEPT).await?;
+    tx.commit().await
+}
+
+/// Ends an app: its inputs are cancelled, its containers ended.
+pub async fn stop_app(plane: &Plane, app: &App, why: &str) -> Result<(), store::Error> {
+    let now = plane.now();
+    let mut tx = plane.store.begin().await?;
+    apps::stop(&mut tx, &app.id, AppState::Stopped as i32, now).await?;
+    let open = inputs::open_of_app(&mut tx, &app.id).await?;
+    let why = format!("the app was stopped: {why}");
+    let mut kills = plane.cancel(&mut tx, open, &why, true, now).await?;
+    for task in tasks::alive_of_app(&mut tx, &app.id).await? {
+        kills.add(task.id, STOP_GRACE);
+    }
+    apps::finish_logs(&mut tx, &app.id).await?;
+    tx.ring(Hint::Logs(app.id.clone()));
+    tx.commit().await?;
+    plane.end_tasks(kills).await
+}
+
+/// A container that says nothing any more hangs.
+async fn end_silent_tasks(plane: &Plane, now: Time) -> Result<(), store::Error> {
+    let mut kills = Kills::default();
+    for task in tasks::alive(&mut *plane.store.read().await?).await? {
+        if task.phase == Phase::Ready && now.since(task.heartbeat_at) > TASK_HEARTBEAT_MAX {
+            tracing::info!(task = %task.id, "a container has not been heard of: it is ended");
+            kills.add(task.id, Millis(0));
+        }
+    }
+    plane.end_tasks(kills).await
+}
+
+/// A container that was told to end long ago is told again.
+async fn tell_again(plane: &Plane, now: Time) -> Result<(), store::Error> {
+    let mut kills = Kills::default();
+    for task in tasks::alive(&mut *plane.store.read().await?).await? {
+        let since = now.since(task.heartbeat_at);
+        if task.phase == Phase::Draining && since > Millis(STOP_GRACE.0 + 30_000) {
+            kills.add(task.id, Millis(0));
+        }
+    }
+    plane.end_tasks(kills).await
+}

@@ -1,0 +1,139 @@
+//! What workers report, written down.
+
+use std::sync::Arc;
+
+use model::TaskId;
+use model::link::{End, LogLine, Report};
+use store::tasks::{Phase, Task};
+use store::{Hint, Tx, apps, images, logs, tasks};
+use tokio::sync::mpsc;
+
+use crate::Plane;
+use crate::limits::REPORTS_PER_WRITE_MAX;
+use crate::queue::container_ended;
+
+/// Takes reports until the worker is gone.
+pub async fn run(plane: Arc<Plane>, mut reports: mpsc::Receiver<Report>) {
+    let mut batch = Vec::with_capacity(REPORTS_PER_WRITE_MAX);
+    while reports.recv_many(&mut batch, REPORTS_PER_WRITE_MAX).await > 0 {
+        if let Err(error) = write(&plane, &mut batch).await {
+            tracing::error!(%error, "what a worker reported could not be written");
+        }
+        batch.clear();
+    }
+}
+
+async fn write(plane: &Plane, batch: &mut Vec<Report>) -> Result<(), store::Error> {
+    let mut tx = plane.store.begin().await?;
+    for report in batch.drain(..) {
+        match report {
+            Report::Joined { worker, capacity, running } => {
+                tracing::debug!(%worker, ?capacity, "a worker joined");
+                forget_lost(plane, &mut tx, &worker, &running).await?;
+            }
+            Report::Started { task } => {
+                tasks::advance(&mut tx, &task, Phase::Started, plane.now()).await?;
+            }
+            Report::Ended { task, end } => end_task(plane, &mut tx, &task, end).await?,
+            Report::Log(line) => log(&mut tx, line).await?,
+            Report::BuildLog { image, data } => {
+                images::append_log(&mut tx, &image, &data).await?;
+                tx.ring(Hint::Image(image));
+            }
+            Report::Built { image, result } => {
+                images::finish(&mut tx, &image, &result).await?;
+                tx.ring(Hint::Image(image));
+                tx.ring(Hint::Schedule);
+            }
+        }
+    }
+    tx.commit().await
+}
+
+async fn log(tx: &mut Tx<'_>, line: LogLine) -> Result<(), store::Error> {
+    let Some(task) = tasks::get_any(tx, &line.task).await? else { return Ok(()) };
+    let entry = logs::Entry {
+        seq: 0,
+        app: task.app.clone(),
+        function: task.function,
+        task: line.task,
+        stream: line.stream.number(),
+        at: line.at,
+        data: line.data,
+    };
+    logs::append(tx, &entry).await?;
+    tx.ring(Hint::Logs(task.app));
+    Ok(())
+}
+
+/// Writes down that a container is gone.
+pub async fn ended(plane: &Plane, task: &TaskId, end: End) -> Result<(), store::Error> {
+    let mut tx = plane.store.begin().await?;
+    end_task(plane, &mut tx, task, end).await?;
+    tx.commit().await
+}
+
+async fn end_task(
+    plane: &Plane,
+    tx: &mut Tx<'_>,
+    id: &TaskId,
+    end: End,
+) -> Result<(), store::Error> {
+    let now = plane.now();
+    let Some(task) = tasks::get_any(tx, id).await? else { return Ok(()) };
+    if !tasks::end(tx, id, &end, now).await? {
+        return Ok(());
+    }
+    tracing::debug!(task = %id, app = %task.app, %end, "a container ended");
+    container_ended(plane, tx, &task, &end, now).await?;
+    tell(tx, &task, &end, now).await?;
+    apps::finish_logs(tx, &task.app).await?;
+    tx.ring(Hint::Inputs(task.function.clone()));
+    tx.ring(Hint::Logs(task.app));
+    Ok(())
+}
+
+/// A container that died says so among its app's lines.
+async fn tell(
+    tx: &mut Tx<'_>,
+    task: &Task,
+    end: &End,
+    now: model::Time,
+) -> Result<(), store::Error> {
+    match end {
+        End::Exit { code: 0 } | End::Stopped | End::Lost => return Ok(()),
+        End::Exit { .. } | End::Signal { .. } => {}
+        End::OutOfMemory { .. } | End::NotStarted { .. } => {}
+    }
+    let text = format!("container {} ended: {end}\n", task.id);
+    let entry = logs::Entry {
+        seq: 0,
+        app: task.app.clone(),
+        function: task.function.clone(),
+        task: task.id.clone(),
+        stream: model::link::Stream::Info.number(),
+        at: now,
+        data: text.into_bytes().into(),
+    };
+    logs::append(tx, &entry).await
+}
+
+/// Containers that a worker does not know any more are lost, and so are its builds.
+async fn forget_lost(
+    plane: &Plane,
+    tx: &mut Tx<'_>,
+    worker: &model::WorkerId,
+    running: &[TaskId],
+) -> Result<(), store::Error> {
+    for task in tasks::alive(tx).await? {
+        if task.worker == *worker && !running.contains(&task.id) {
+            end_task(plane, tx, &task.id, End::Lost).await?;
+        }
+    }
+    let builds = images::rewind_builds(tx).await?;
+    if builds > 0 {
+        tracing::debug!(builds, "builds of a lost worker wait again");
+    }
+    tx.ring(Hint::Schedule);
+    Ok(())
+}

@@ -1,0 +1,223 @@
+//! The scheduler: how many containers each function should have, and where they go.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use model::autoscale::{Demand, starts};
+use model::limits::START_FAILURES_MAX;
+use model::link::{End, Order};
+use model::output::{Outcome, Status};
+use model::placement::{Unplaceable, place};
+use model::resources::Reservation;
+use model::spec::FunctionSpec;
+use model::{FunctionId, TaskId, WorkerId};
+use store::functions::Function;
+use store::tasks::{Phase, Task};
+use store::{Hint, functions, inputs, tasks};
+
+use crate::Plane;
+use crate::api::start::task_spec;
+use crate::limits::SCAN_EVERY;
+use crate::queue::Kills;
+
+/// Starts that failed in a row, by function, with how the last one ended.
+#[derive(Debug, Default)]
+pub struct Failures(Mutex<HashMap<FunctionId, (u32, String)>>);
+
+impl Failures {
+    /// A container ended before it was ready.
+    pub fn count(&self, function: &FunctionId, end: &End) {
+        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = failures.entry(function.clone()).or_default();
+        entry.0 += 1;
+        entry.1 = end.to_string();
+    }
+
+    /// A container became ready, or the waiting inputs were told.
+    pub fn reset(&self, function: &FunctionId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(function);
+    }
+
+    fn of(&self, function: &FunctionId) -> (u32, String) {
+        let failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.get(function).cloned().unwrap_or_default()
+    }
+}
+
+/// Whether an end before readiness says something about the function.
+pub fn is_failure(end: &End) -> bool {
+    match end {
+        End::Exit { .. } | End::Signal { .. } | End::OutOfMemory { .. } => true,
+        End::NotStarted { .. } => true,
+        End::Stopped | End::Lost => false,
+    }
+}
+
+/// Runs until the server ends.
+pub async fn run(plane: Arc<Plane>) {
+    let mut ear = plane.store.hints().listen(Hint::Schedule);
+    while !plane.is_closing() {
+        if let Err(error) = tick(&plane).await {
+            tracing::error!(%error, "the scheduler could not look at the functions");
+        }
+        tokio::select! {
+            () = ear.wait(SCAN_EVERY) => {}
+            () = plane.closed() => {}
+        }
+    }
+}
+
+async fn tick(plane: &Arc<Plane>) -> Result<(), store::Error> {
+    let active = functions::active(&mut *plane.store.read().await?).await?;
+    for id in active {
+        let function = {
+            let mut db = plane.store.read().await?;
+            plane.functions.get(&mut db, &id).await?
+        };
+        let Some(function) = function else { continue };
+        let Some(spec) = &function.spec else { continue };
+        if let Err(error) = scale(plane, &function, spec).await {
+            tracing::error!(function = %function.id, %error, "a function could not be scaled");
+        }
+    }
+    Ok(())
+}
+
+fn demand(tasks: &[Task], queued: u32, running: u32, failures: u32) -> Demand {
+    let count = |wanted: &dyn Fn(&Task) -> bool| {
+        u32::try_from(tasks.iter().filter(|task| wanted(task)).count()).unwrap_or(u32::MAX)
+    };
+    let spent = |task: &Task| task.single_use && task.taken_count > 0;
+    Demand {
+        queued,
+        running,
+        starting: count(&|task| task.phase < Phase::Ready),
+        ready: count(&|task| task.phase == Phase::Ready && !spent(task)),
+        spent: count(&|task| task.phase == Phase::Draining || spent(task)),
+        start_failures: failures,
+    }
+}
+
+async fn scale(
+    plane: &Arc<Plane>,
+    function: &Function,
+    spec: &FunctionSpec,
+) -> Result<(), store::Error> {
+    let now = plane.now();
+    let (alive, queued, running, stopped) = {
+        let mut db = plane.store.read().await?;
+        let alive = tasks::alive_of_function(&mut db, &function.id).await?;
+        let (queued, running) = inputs::counts(&mut db, &function.id, now).await?;
+        let scope = store::Scope { workspace: function.workspace.clone() };
+        let app = store::apps::get(&mut db, &scope, &function.app).await?;
+        (alive, queued, running, app.is_none_or(|app| app.stopped_at.is_some()))
+    };
+    if stopped {
+        return Ok(());
+    }
+    let (failures, last) = plane.failures.of(&function.id);
+    if failures >= START_FAILURES_MAX && queued > 0 {
+        let text = format!(
+            "the function's containers ended {failures} times in a row before they were ready; \
+             the last time {last}"
+        );
+        let outcome = Outcome::without_data(Status::InitFailure, text);
+        return plane.fail_queued(&function.id, &outcome).await;
+    }
+    let demand = demand(&alive, queued, running, failures);
+    for _ in 0..starts(&demand, &spec.scaling, &spec.concurrency, spec.single_use) {
+        if !start(plane, function, spec).await? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Places and starts one container. `false` if there is no room now.
+async fn start(
+    plane: &Arc<Plane>,
+    function: &Function,
+    spec: &FunctionSpec,
+) -> Result<bool, store::Error> {
+    let now = plane.now();
+    let wish = spec.resources.reservation();
+    let worker = {
+        let alive = tasks::alive(&mut *plane.store.read().await?).await?;
+        match place(&plane.fleet.views(&reserved(&alive)), &wish) {
+            Ok(worker) => worker,
+            Err(Unplaceable::Full | Unplaceable::NoWorker) => return Ok(false),
+            Err(error @ Unplaceable::TooLarge(_)) => {
+                let outcome = Outcome::without_data(Status::InitFailure, error.to_string());
+                plane.fail_queued(&function.id, &outcome).await?;
+                return Ok(false);
+            }
+        }
+    };
+    let id = TaskId::new(plane.bits());
+    let prepared = task_spec(plane, function, spec, &id).await;
+    let mut tx = plane.store.begin().await?;
+    let task = Task {
+        id: id.clone(),
+        workspace: function.workspace.clone(),
+        app: function.app.clone(),
+        function: function.id.clone(),
+        worker: worker.clone(),
+        phase: Phase::Placed,
+        restricted: spec.restricted,
+        single_use: spec.single_use,
+        taken_count: 0,
+        reserved: wish,
+        created_at: now,
+        ready_at: None,
+        heartbeat_at: now,
+        ended_at: None,
+        end: None,
+    };
+    tasks::insert(&mut tx, &task).await?;
+    tx.commit().await?;
+    let reason = match prepared {
+        Ok(spec) => match plane.fleet.order(&worker, Order::Start(Box::new(spec))) {
+            Ok(()) => return Ok(true),
+            Err(error) => error.to_string(),
+        },
+        Err(refusal) => refusal.to_string(),
+    };
+    crate::reports::ended(plane, &id, End::NotStarted { reason }).await?;
+    Ok(false)
+}
+
+fn reserved(alive: &[Task]) -> HashMap<WorkerId, Reservation> {
+    let mut reserved = HashMap::<WorkerId, Reservation>::new();
+    for task in alive {
+        let of_worker = reserved.entry(task.worker.clone()).or_default();
+        of_worker.cpu_millis += task.reserved.cpu_millis;
+        of_worker.memory_bytes += task.reserved.memory_bytes;
+    }
+    reserved
+}
+
+/// Ends containers that did not become ready in their time.
+pub async fn end_slow_starts(plane: &Plane) -> Result<(), store::Error> {
+    let now = plane.now();
+    let mut kills = Kills::default();
+    let mut db = plane.store.read().await?;
+    for task in tasks::alive(&mut db).await? {
+        if task.phase >= Phase::Ready {
+            continue;
+        }
+        let function = plane.functions.get(&mut db, &task.function).await?;
+        let Some(spec) = function.as_ref().and_then(|function| function.spec.as_ref()) else {
+            continue;
+        };
+        if now.since(task.created_at) > spec.startup_timeout_ms {
+            let reason = format!(
+                "it was not ready within its startup timeout of {} s",
+                spec.startup_timeout_ms.0 / 1_000
+            );
+            plane.failures.count(&task.function, &End::NotStarted { reason });
+            kills.add(task.id, model::Millis(0));
+        }
+    }
+    drop(db);
+    plane.end_tasks(kills).await
+}
