@@ -23,7 +23,8 @@ BUILD_SECONDS_MAX = 900
 POLICY_MESSAGES = """
     AutoscalerSettings BuildFunction CloudBucketMount Function FunctionData FunctionOptions
     FunctionRetryPolicy GPUConfig HTTPConfig Image ImageRegistryConfig MethodDefinition
-    NetworkAccess PTYInfo Resources Schedule SchedulerPlacement SharedVolumeMount VolumeMount WebhookConfig
+    NetworkAccess PTYInfo Resources Schedule SchedulerPlacement SharedVolumeMount VolumeMount
+    WebhookConfig
 """.split()
 
 
@@ -31,7 +32,11 @@ def declared(*arguments: str) -> bytes:
     """What the crate's `descriptors` example writes."""
     command = ["cargo", "run", "--quiet", "-p", "wire", "--example", "descriptors", "--"]
     done = subprocess.run(
-        [*command, *arguments], cwd=REPOSITORY, timeout=BUILD_SECONDS_MAX, capture_output=True, check=False
+        [*command, *arguments],
+        cwd=REPOSITORY,
+        timeout=BUILD_SECONDS_MAX,
+        capture_output=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout
