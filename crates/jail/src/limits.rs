@@ -23,3 +23,5 @@ pub const LOOKUPS_MAX: usize = 64;
 pub const DEVICE_INODES_MAX: usize = 1024;
 /// Bytes of that tmpfs, besides the small files.
 pub const DEVICE_BYTES_MAX: usize = 1 << 20;
+/// Levels of folders that are open at once while a tree is removed.
+pub const REMOVAL_DEPTH_MAX: usize = 64;

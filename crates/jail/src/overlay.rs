@@ -117,11 +117,9 @@ impl Sources {
     /// elsewhere.
     fn options(&self, volatile: bool) -> std::ffi::CString {
         let names: Vec<String> = (0..self.layers.len()).rev().map(|at| at.to_string()).collect();
+        let fixed = "upperdir=u,workdir=w,redirect_dir=nofollow,metacopy=off,index=off";
         let volatile = if volatile { ",volatile" } else { "" };
-        let options = format!(
-            "lowerdir={},upperdir=u,workdir=w,redirect_dir=nofollow,metacopy=off,index=off{volatile}",
-            names.join(":")
-        );
+        let options = format!("lowerdir={},{fixed}{volatile}", names.join(":"));
         std::ffi::CString::new(options).unwrap_or_default()
     }
 }

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::Mode;
+use rustix::fs::{FileType, Mode};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use super::{Error, end, init};
@@ -53,6 +53,7 @@ fn take_control() -> io::Result<OwnedFd> {
 fn build(control: &OwnedFd) -> Result<(), Error> {
     let kit = receive(control).map_err(Error::Plan)?;
     let plan = &kit.plan;
+    give_pipes(&kit).map_err(Error::step("giving the standard streams to the program's user"))?;
     harden().map_err(Error::step("hardening the building process"))?;
     let sources = Sources::open(&plan.layers, &plan.upper, &plan.work)?;
     let binds: Result<Vec<_>, _> =
@@ -130,6 +131,20 @@ impl Read for PlanReader<'_> {
         self.at += u64::try_from(count).unwrap_or_default();
         Ok(count)
     }
+}
+
+/// Programs open /dev/stdout by name: a pipe of the caller's must belong to who opens it.
+fn give_pipes(kit: &Kit) -> io::Result<()> {
+    let (first, process) = (kit.plan.ids.first, &kit.plan.process);
+    for stream in &kit.stdio {
+        let kind = FileType::from_raw_mode(rustix::fs::fstat(stream)?.st_mode);
+        if kind == FileType::Fifo {
+            let uid = rustix::fs::Uid::from_raw(first + process.uid);
+            let gid = rustix::fs::Gid::from_raw(first + process.gid);
+            rustix::fs::fchown(stream, Some(uid), Some(gid))?;
+        }
+    }
+    Ok(())
 }
 
 /// Nobody may look into this process or its copies, whose executable is the host's binary; and
