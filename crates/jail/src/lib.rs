@@ -1,5 +1,44 @@
-//! Runs one untrusted program behind namespaces, cgroups, a syscall filter and its own root.
+//! Runs one untrusted program behind namespaces, control groups, a syscall filter and its own
+//! root. Knows nothing of who asks: it takes a [`Plan`] and returns a [`Child`].
+//!
+//! The embedding binary begins its `main` with
+//!
+//! ```no_run
+//! if jail::is_child() {
+//!     jail::child_main();
+//! }
+//! ```
+//!
+//! because [`prepare`] executes the binary once more to build a container in a process without
+//! threads.
 
+mod caps;
+mod cgroup;
+mod child;
 pub mod disk;
+pub mod limits;
+mod listen;
+mod message;
 pub mod network;
+mod overlay;
+mod plan;
+mod root;
+pub mod seccomp;
+mod setup;
+mod spawn;
+mod sweep;
 mod sys;
+
+pub use caps::KEPT as CAPABILITIES;
+pub use cgroup::{Error as CgroupError, Usage};
+pub use child::{Child, Ended, Error as ChildError, Exit};
+pub use listen::{Error as ListenError, listen_inside};
+pub use overlay::{Error as OverlayError, overlay};
+pub use plan::{Bind, BindIds, IdRange, InlineFile, Limits, Plan, Process, Refused, Tmpfs};
+pub use root::{Entry, Error as RootError, Facts, Kind, Root};
+pub use setup::{child_main, is_child};
+pub use spawn::{Error, Prepared, Stdio, prepare, prepare_with};
+pub use sweep::{Swept, sweep};
+
+/// The source that every mount of ours names: it tells in a list of mounts whose they are.
+const MOUNT_SOURCE: &str = "palisade";

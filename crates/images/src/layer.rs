@@ -1,0 +1,399 @@
+//! Layers on the disk, and what was built from what.
+//!
+//! ```text
+//! DIR/layers/<digest>/diff          the files of one layer, as an overlay's lower directory
+//! DIR/layers/<digest>/summary.json  its size
+//! DIR/keys/<key>                    the image that a build key led to, as JSON
+//! DIR/tmp/<random>/{diff,work}      layers in the making; emptied when the store is opened
+//! DIR/salt                          32 random bytes that go into keys that cover secrets
+//! ```
+//! A layer is whole and on the disk before it gets its name, so what `kill -9` or a power cut
+//! interrupts is only ever in `tmp`.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use blobs::Digest;
+use serde::{Deserialize, Serialize};
+
+use crate::image::Image;
+use crate::listing::{ListError, Strays, summarize};
+use crate::tree::{remove_all, sync_dir};
+
+/// Why the store cannot do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file system failed.
+    #[error("{action} {} fails", path.display())]
+    File {
+        /// What was done, as a verb.
+        action: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The disk is full.
+    #[error("no space is left for layers in {}; free some or give the data directory a larger \
+        disk", dir.display())]
+    Full {
+        /// The store's directory.
+        dir: PathBuf,
+    },
+    /// A tree cannot become a layer.
+    #[error("the files of a layer cannot be listed")]
+    List(#[from] ListError),
+    /// There is no such layer.
+    #[error("no layer {digest} is stored here")]
+    NotFound {
+        /// The layer that was asked for.
+        digest: Digest,
+    },
+    /// A layer's files are not those that its name says.
+    #[error(
+        "layer {digest} was changed: its files have the digest {found}; remove it, and build \
+        the image again"
+    )]
+    Changed {
+        /// The layer's name.
+        digest: Digest,
+        /// What its files say.
+        found: Digest,
+    },
+    /// What stands in a file of the store is not what the store wrote.
+    #[error("{} is not readable; remove it, and build the image again", path.display())]
+    Garbled {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+}
+
+/// The name of a build step's result before it is known: a hash over all that goes into it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key(pub Digest);
+
+/// Size of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Size {
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// Number of its files, folders and links.
+    pub entries: u64,
+}
+
+/// The layers of one machine. One process opens a directory at a time.
+#[derive(Debug)]
+pub struct LayerStore {
+    dir: PathBuf,
+    salt: [u8; 32],
+    /// Keys that are being built. An entry goes away with its last user.
+    building: Mutex<HashMap<Key, Arc<Mutex<()>>>>,
+}
+
+impl LayerStore {
+    /// Opens the store in `dir`, which is made if it is missing; removes what was half made.
+    ///
+    /// # Errors
+    /// When the directories cannot be made, read or emptied.
+    pub fn open(dir: impl Into<PathBuf>) -> Result<Self, Error> {
+        let dir = dir.into();
+        let mut store = Self { dir, salt: [0; 32], building: Mutex::default() };
+        let tmp = store.dir.join("tmp");
+        remove_all(&tmp).map_err(|e| store.fail("emptying", &tmp, e))?;
+        for name in ["layers", "keys", "tmp"] {
+            let path = store.dir.join(name);
+            std::fs::create_dir_all(&path).map_err(|e| store.fail("making", &path, e))?;
+        }
+        // What lies in layers keeps its modes and owners: nobody but root may walk in there.
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        std::fs::set_permissions(&store.dir, private)
+            .map_err(|e| store.fail("closing", &store.dir, e))?;
+        store.salt = store.read_salt()?;
+        Ok(store)
+    }
+
+    /// Starts a layer: an empty directory that a step may fill.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn draft(&self) -> Result<Draft, Error> {
+        let dir = self.dir.join("tmp").join(format!("{:032x}", rand::random::<u128>()));
+        let draft = Draft { dir };
+        for path in [draft.upper(), draft.work()] {
+            std::fs::create_dir_all(&path).map_err(|e| self.fail("making", &path, e))?;
+            let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            std::fs::set_permissions(&path, open).map_err(|e| self.fail("opening", &path, e))?;
+        }
+        Ok(draft)
+    }
+
+    /// Makes a layer of a draft whose step has ended, unless its files are all there already.
+    /// Gives `None` for a draft without files: that needs no layer.
+    ///
+    /// # Errors
+    /// When the files cannot be listed, written to the disk or named; nothing is kept then.
+    pub fn commit(&self, draft: Draft) -> Result<Option<Digest>, Error> {
+        let work = draft.work();
+        remove_all(&work).map_err(|e| self.fail("removing", &work, e))?;
+        let summary = summarize(&draft.upper(), Strays::Remove)?;
+        if summary.entries == 0 {
+            return Ok(None);
+        }
+        let size = Size { bytes: summary.bytes, entries: summary.entries };
+        let path = draft.dir.join("summary.json");
+        let json = serde_json::to_vec(&size).map_err(|e| self.fail("writing", &path, e.into()))?;
+        std::fs::write(&path, json).map_err(|e| self.fail("writing", &path, e))?;
+        // One call for the many files: syncing ten thousand one by one takes longer by far.
+        let synced = std::fs::File::open(&draft.dir).and_then(|dir| Ok(rustix::fs::syncfs(dir)?));
+        synced.map_err(|e| self.fail("syncing", &draft.dir, e))?;
+        let layer = self.layer_dir(summary.digest);
+        match std::fs::rename(&draft.dir, &layer) {
+            Ok(()) => {}
+            Err(e) if is_occupied(&e) => {}
+            Err(e) => return Err(self.fail("renaming", &layer, e)),
+        }
+        let layers = self.dir.join("layers");
+        sync_dir(&layers).map_err(|e| self.fail("syncing", &layers, e))?;
+        Ok(Some(summary.digest))
+    }
+
+    /// The directory that holds a layer's files, to be mounted read-only.
+    #[must_use]
+    pub fn diff(&self, digest: Digest) -> PathBuf {
+        self.layer_dir(digest).join("diff")
+    }
+
+    /// The directories of an image's layers, bottom first.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for the first layer that is not here.
+    pub fn diffs(&self, layers: &[Digest]) -> Result<Vec<PathBuf>, Error> {
+        layers
+            .iter()
+            .map(|digest| match self.contains(*digest) {
+                true => Ok(self.diff(*digest)),
+                false => Err(Error::NotFound { digest: *digest }),
+            })
+            .collect()
+    }
+
+    /// Whether a layer is here.
+    #[must_use]
+    pub fn contains(&self, digest: Digest) -> bool {
+        self.diff(digest).is_dir()
+    }
+
+    /// How large a layer is.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Garbled`] or [`Error::File`].
+    pub fn size(&self, digest: Digest) -> Result<Size, Error> {
+        let path = self.layer_dir(digest).join("summary.json");
+        match std::fs::read(&path) {
+            Ok(json) => {
+                serde_json::from_slice(&json).map_err(|source| Error::Garbled { path, source })
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(Error::NotFound { digest }),
+            Err(e) => Err(self.fail("reading", &path, e)),
+        }
+    }
+
+    /// Reads a whole layer and compares it with its name.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or [`Error::Changed`] when they differ.
+    pub fn verify(&self, digest: Digest) -> Result<(), Error> {
+        if !self.contains(digest) {
+            return Err(Error::NotFound { digest });
+        }
+        let found = summarize(&self.diff(digest), Strays::Count)?.digest;
+        if found == digest { Ok(()) } else { Err(Error::Changed { digest, found }) }
+    }
+
+    /// The layers that are here, in no order.
+    ///
+    /// # Errors
+    /// When the directory cannot be listed.
+    pub fn list(&self) -> Result<Vec<Digest>, Error> {
+        let dir = self.dir.join("layers");
+        let entries = std::fs::read_dir(&dir).map_err(|e| self.fail("listing", &dir, e))?;
+        let mut digests = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|e| self.fail("listing", &dir, e))?;
+            digests.extend(entry.file_name().to_string_lossy().parse::<Digest>());
+        }
+        Ok(digests)
+    }
+
+    /// Removes a layer that no container has mounted. Says whether there was one. Images that
+    /// have it are built again when they are asked for.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn remove(&self, digest: Digest) -> Result<bool, Error> {
+        let layer = self.layer_dir(digest);
+        let grave = self.dir.join("tmp").join(format!("{:032x}", rand::random::<u128>()));
+        // Renamed first: a removal that is interrupted leaves no half of a layer under its name.
+        match std::fs::rename(&layer, &grave) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(self.fail("renaming", &layer, e)),
+        }
+        remove_all(&grave).map_err(|e| self.fail("removing", &grave, e))?;
+        Ok(true)
+    }
+
+    /// The image that a key led to, if all its layers are still here.
+    ///
+    /// # Errors
+    /// When the note cannot be read.
+    pub fn recall(&self, key: Key) -> Result<Option<Image>, Error> {
+        let path = self.key_path(key);
+        let json = match std::fs::read(&path) {
+            Ok(json) => json,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(self.fail("reading", &path, e)),
+        };
+        let image: Image =
+            serde_json::from_slice(&json).map_err(|source| Error::Garbled { path, source })?;
+        Ok(image.layers.iter().all(|digest| self.contains(*digest)).then_some(image))
+    }
+
+    /// Notes the image that a key led to.
+    ///
+    /// # Errors
+    /// When the note cannot be written.
+    pub fn remember(&self, key: Key, image: &Image) -> Result<(), Error> {
+        let path = self.key_path(key);
+        let json = serde_json::to_vec(image).map_err(|e| self.fail("writing", &path, e.into()))?;
+        self.write_file(&path, &json)
+    }
+
+    /// The lock of `key`: who holds it ([`KeyLock::hold`]) is alone in this process in building
+    /// it, until the guard is dropped.
+    #[must_use]
+    pub fn lock(&self, key: Key) -> KeyLock<'_> {
+        KeyLock { store: self, key, lock: lock(&self.building).entry(key).or_default().clone() }
+    }
+
+    /// What goes into keys that cover secrets, so that a key tells nothing about them.
+    pub(crate) fn salt(&self) -> &[u8; 32] {
+        &self.salt
+    }
+
+    fn read_salt(&self) -> Result<[u8; 32], Error> {
+        let path = self.dir.join("salt");
+        match std::fs::read(&path) {
+            Ok(bytes) if bytes.len() == 32 => {
+                let mut salt = [0; 32];
+                salt.copy_from_slice(&bytes);
+                Ok(salt)
+            }
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(self.fail("reading", &path, e)),
+            Ok(_) | Err(_) => {
+                let salt = rand::random::<[u8; 32]>();
+                self.write_file(&path, &salt)?;
+                Ok(salt)
+            }
+        }
+    }
+
+    fn write_file(&self, path: &Path, bytes: &[u8]) -> Result<(), Error> {
+        use io::Write as _;
+        let draft = self.dir.join("tmp").join(format!("{:032x}", rand::random::<u128>()));
+        let written = std::fs::File::create_new(&draft).and_then(|mut file| {
+            file.write_all(bytes)?;
+            file.sync_all()
+        });
+        written.map_err(|e| self.fail("writing", path, e))?;
+        std::fs::rename(&draft, path).map_err(|e| self.fail("renaming", path, e))?;
+        let folder = path.parent().unwrap_or(&self.dir);
+        sync_dir(folder).map_err(|e| self.fail("syncing", folder, e))
+    }
+
+    fn layer_dir(&self, digest: Digest) -> PathBuf {
+        self.dir.join("layers").join(digest.to_string())
+    }
+
+    fn key_path(&self, key: Key) -> PathBuf {
+        self.dir.join("keys").join(key.0.to_string())
+    }
+
+    fn fail(&self, action: &'static str, path: &Path, source: io::Error) -> Error {
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Error::Full { dir: self.dir.clone() }
+            }
+            _ => Error::File { action, path: path.to_owned(), source },
+        }
+    }
+}
+
+/// A layer in the making. It goes away with this value unless it was committed.
+#[derive(Debug)]
+pub struct Draft {
+    dir: PathBuf,
+}
+
+impl Draft {
+    /// Where a step's files go: the upper directory of an overlay, ids from 0.
+    #[must_use]
+    pub fn upper(&self) -> PathBuf {
+        self.dir.join("diff")
+    }
+
+    /// An empty directory on the same file system, for an overlay that needs a work directory.
+    #[must_use]
+    pub fn work(&self) -> PathBuf {
+        self.dir.join("work")
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if let Err(error) = remove_all(&self.dir) {
+            let dir = self.dir.display();
+            tracing::warn!(%dir, %error, "a half-made layer stays until the next start");
+        }
+    }
+}
+
+/// Keeps others in this process from building the same key.
+#[derive(Debug)]
+pub struct KeyLock<'s> {
+    store: &'s LayerStore,
+    key: Key,
+    lock: Arc<Mutex<()>>,
+}
+
+impl KeyLock<'_> {
+    /// Waits for the turn.
+    #[must_use]
+    pub fn hold(&self) -> MutexGuard<'_, ()> {
+        lock(&self.lock)
+    }
+}
+
+impl Drop for KeyLock<'_> {
+    fn drop(&mut self) {
+        let mut building = lock(&self.store.building);
+        // Two: the map's and ours. Nobody can take another while the map is locked.
+        if Arc::strong_count(&self.lock) <= 2 {
+            building.remove(&self.key);
+        }
+    }
+}
+
+/// The same layer is already there, made by another build.
+fn is_occupied(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists)
+}
+
+/// A panic of another build leaves nothing half-changed behind these locks.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,177 @@
+//! Files inside a tree that is not ours to trust: paths are resolved below the tree's own root,
+//! as a process that had it as `/` would see them, so a link cannot lead out of it.
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
+
+use crate::limits::TEXT_BYTES_MAX;
+
+/// A failed access to a file of a tree.
+#[derive(Debug, thiserror::Error)]
+#[error("{action} {} in {} fails", path.display(), root.display())]
+pub struct TreeError {
+    action: &'static str,
+    path: PathBuf,
+    root: PathBuf,
+    source: io::Error,
+}
+
+/// An opened tree.
+#[derive(Debug)]
+pub struct Tree {
+    root: PathBuf,
+    fd: OwnedFd,
+}
+
+impl Tree {
+    /// Opens the tree at `root`.
+    ///
+    /// # Errors
+    /// When `root` is no folder that can be opened.
+    pub fn open(root: &Path) -> Result<Self, TreeError> {
+        let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::PATH;
+        let fd = rustix::fs::open(root, flags, Mode::empty()).map_err(|e| TreeError {
+            action: "opening",
+            path: PathBuf::from("/"),
+            root: root.to_owned(),
+            source: e.into(),
+        })?;
+        Ok(Self { root: root.to_owned(), fd })
+    }
+
+    /// Reads a small file whole. `None` when there is none.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is larger than a text may be.
+    pub fn read(&self, path: &str) -> Result<Option<Vec<u8>>, TreeError> {
+        let file = match self.resolve(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()) {
+            Err(e) if is_missing(&e) => return Ok(None),
+            opened => opened.map_err(|e| self.fail("opening", path, e))?,
+        };
+        let file = File::from(file);
+        let is_file = file.metadata().map_err(|e| self.fail("reading", path, e))?.is_file();
+        if !is_file {
+            return Err(self.fail("reading", path, io::Error::other("it is no regular file")));
+        }
+        let mut bytes = Vec::new();
+        let read = file.take(TEXT_BYTES_MAX + 1).read_to_end(&mut bytes);
+        read.map_err(|e| self.fail("reading", path, e))?;
+        if bytes.len() as u64 > TEXT_BYTES_MAX {
+            return Err(self.fail("reading", path, io::ErrorKind::FileTooLarge.into()));
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Writes a file whole, in place of one that is there. Its folder must be there.
+    ///
+    /// # Errors
+    /// When the file cannot be made or written.
+    pub fn write(&self, path: &str, bytes: &[u8], mode: u32) -> Result<(), TreeError> {
+        self.remove(path)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+        let file = self
+            .resolve(path, flags, Mode::from_raw_mode(mode))
+            .map_err(|e| self.fail("making", path, e))?;
+        // The process' umask must not decide what an image holds.
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))
+            .map_err(|e| self.fail("making", path, e.into()))?;
+        File::from(file).write_all(bytes).map_err(|e| self.fail("writing", path, e))
+    }
+
+    /// Makes a link. Its folder must be there, the link not.
+    ///
+    /// # Errors
+    /// When the link cannot be made.
+    pub fn link(&self, path: &str, target: &str) -> Result<(), TreeError> {
+        let (folder, name) = self.folder_of(path)?;
+        rustix::fs::symlinkat(target, folder, name).map_err(|e| self.fail("making", path, e.into()))
+    }
+
+    /// Removes a file or link, if it is there.
+    ///
+    /// # Errors
+    /// When it is there and cannot be removed.
+    pub fn remove(&self, path: &str) -> Result<(), TreeError> {
+        let (folder, name) = match self.folder_of(path) {
+            Err(e) if is_missing(&e.source) => return Ok(()),
+            found => found?,
+        };
+        match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(e) => Err(self.fail("removing", path, e.into())),
+        }
+    }
+
+    fn folder_of<'p>(&self, path: &'p str) -> Result<(OwnedFd, &'p str), TreeError> {
+        let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let folder = if folder.is_empty() { "." } else { folder };
+        let fd = self
+            .resolve(folder, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
+            .map_err(|e| self.fail("opening the folder of", path, e))?;
+        Ok((fd, name))
+    }
+
+    fn resolve(&self, path: &str, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        Ok(rustix::fs::openat2(&self.fd, path, flags | OFlags::CLOEXEC, mode, resolve)?)
+    }
+
+    fn fail(&self, action: &'static str, path: &str, source: io::Error) -> TreeError {
+        TreeError { action, path: PathBuf::from(path), root: self.root.clone(), source }
+    }
+}
+
+/// Removes a folder with all that is in it; a missing one is fine.
+pub(crate) fn remove_all(path: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+/// Writes what a rename changed in `dir` to the disk.
+pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
+    let fd = rustix::fs::openat(CWD, dir, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    Ok(rustix::fs::fsync(fd)?)
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Tree;
+
+    #[test]
+    fn links_do_not_lead_out_of_the_tree() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("etc")).unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", dir.path().join("etc/link")).unwrap();
+        std::os::unix::fs::symlink("../../../..", dir.path().join("up")).unwrap();
+        let tree = Tree::open(dir.path()).unwrap();
+        assert_eq!(tree.read("/etc/link").unwrap(), None);
+        tree.write("/etc/hostname", b"inside", 0o640).unwrap();
+        assert_eq!(tree.read("/etc/link").unwrap().unwrap(), b"inside");
+        assert_eq!(tree.read("up/etc/hostname").unwrap().unwrap(), b"inside");
+        assert_eq!(std::fs::read(dir.path().join("etc/hostname")).unwrap(), b"inside");
+    }
+
+    #[test]
+    fn writing_replaces_a_link_and_not_what_it_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let outside = tempfile::NamedTempFile::new().unwrap();
+        std::os::unix::fs::symlink(outside.path(), dir.path().join("file")).unwrap();
+        let tree = Tree::open(dir.path()).unwrap();
+        tree.write("file", b"new", 0o644).unwrap();
+        assert_eq!(std::fs::read(outside.path()).unwrap(), b"");
+        assert_eq!(tree.read("/file").unwrap().unwrap(), b"new");
+        tree.remove("/file").unwrap();
+        tree.remove("/nowhere/file").unwrap();
+        assert_eq!(tree.read("/file").unwrap(), None);
+    }
+}

@@ -1,0 +1,12 @@
+//! Control groups: where they are on this host, and the one of a container.
+//!
+//! Three kinds of hosts exist: all controllers in the one tree of v2, all in trees of v1, or some
+//! here and some there (hybrid). A container gets a directory in each tree that holds something
+//! for it, and one in v2's tree whenever there is one: it kills all processes at once.
+
+mod group;
+mod layout;
+
+pub use group::{Error, Usage};
+pub(crate) use group::{Group, empty_and_remove, open};
+pub(crate) use layout::Layout;

@@ -1,0 +1,228 @@
+//! A running container.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+
+use crate::cgroup::{self, Group, Usage};
+use crate::limits::KILL_MS_MAX;
+use crate::message::{self, News, Order};
+
+/// Why a running container did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Waiting failed.
+    #[error("waiting for the container {name}: {source}")]
+    Wait { name: String, source: io::Error },
+    /// The signal could not be passed on.
+    #[error("sending signal {signal} to the program of the container {name}: {source}")]
+    Signal { name: String, signal: i32, source: io::Error },
+    /// Its processes could not be killed.
+    #[error("killing the container {name}: {source}")]
+    Kill { name: String, source: io::Error },
+    /// The control group.
+    #[error(transparent)]
+    Cgroup(#[from] cgroup::Error),
+}
+
+/// How a program ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// With this exit code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+/// What is to be said about a container that is gone.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended {
+    /// How its program ended; [`Exit::Signal`] with SIGKILL if it was still running.
+    pub exit: Exit,
+    /// Its program was killed because the memory limit was reached.
+    pub oom: bool,
+    /// What it used until then.
+    pub usage: Usage,
+}
+
+/// A container whose program was started. Dropping it ends everything in it.
+#[derive(Debug)]
+pub struct Child {
+    life: Life,
+}
+
+impl Child {
+    pub(crate) fn new(life: Life) -> Self {
+        Self { life }
+    }
+
+    /// Pid of the container's first process, in this process' pid namespace; the program is
+    /// that one's child.
+    pub fn pid(&self) -> i32 {
+        self.life.pid
+    }
+
+    /// Becomes readable when the program has ended and everything else in the container is dead.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.life.pidfd.as_fd()
+    }
+
+    /// How the program ended, if it has.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn try_wait(&mut self) -> Result<Option<Exit>, Error> {
+        self.life.wait(WaitIdOptions::NOHANG)
+    }
+
+    /// Waits until the program has ended. Blocks.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn wait(&mut self) -> Result<Exit, Error> {
+        let exit = self.life.wait(WaitIdOptions::empty())?;
+        Ok(exit.unwrap_or(Exit::Signal(libc::SIGKILL)))
+    }
+
+    /// Sends a signal to the program, not to its children. One that has ended already is no error.
+    ///
+    /// # Errors
+    /// When the container's first process is too busy to take it.
+    pub fn signal(&self, signal: i32) -> Result<(), Error> {
+        match message::send(&self.life.control, &Order::Signal(signal), &[]) {
+            Err(error) if is_gone(&error) => Ok(()),
+            sent => sent.map_err(|source| Error::Signal {
+                name: self.life.name.clone(),
+                signal,
+                source,
+            }),
+        }
+    }
+
+    /// Kills every process of the container, and does not wait for it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn kill(&self) -> Result<(), Error> {
+        self.life.kill()
+    }
+
+    /// What it uses now.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn usage(&self) -> Result<Usage, Error> {
+        Ok(self.life.group.usage()?)
+    }
+
+    /// Kills whatever still runs, waits for it and removes the control group; mounts and
+    /// namespaces go with the processes. Blocks.
+    ///
+    /// # Errors
+    /// When something does not die within [`KILL_MS_MAX`].
+    pub fn end(mut self) -> Result<Ended, Error> {
+        self.life.finish()
+    }
+
+    /// Leaves the container running and forgets it: one with `end_with_caller` ends by that.
+    /// [`crate::sweep`] ends the others.
+    pub fn leave(mut self) {
+        self.life.done = true;
+    }
+}
+
+/// What [`Child`] and `Prepared` have in common: a first process and a control group, which are
+/// removed with it unless it is `done`.
+#[derive(Debug)]
+pub(crate) struct Life {
+    pub(crate) name: String,
+    pub(crate) pid: i32,
+    pub(crate) pidfd: OwnedFd,
+    pub(crate) control: OwnedFd,
+    group: Group,
+    exit: Option<Exit>,
+    done: bool,
+}
+
+impl Life {
+    pub(crate) fn new(
+        name: String,
+        pid: i32,
+        pidfd: OwnedFd,
+        control: OwnedFd,
+        group: Group,
+    ) -> Self {
+        Self { name, pid, pidfd, control, group, exit: None, done: false }
+    }
+
+    fn wait(&mut self, options: WaitIdOptions) -> Result<Option<Exit>, Error> {
+        if self.exit.is_some() {
+            return Ok(self.exit);
+        }
+        let options = WaitIdOptions::EXITED | options;
+        let status =
+            rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(self.pidfd.as_fd()), options))
+                .map_err(|e| Error::Wait { name: self.name.clone(), source: e.into() })?;
+        let Some(status) = status else { return Ok(None) };
+        let first = match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Exit::Code(code),
+            (None, signal) => Exit::Signal(signal.unwrap_or(libc::SIGKILL)),
+        };
+        self.exit = Some(self.told().unwrap_or(first));
+        Ok(self.exit)
+    }
+
+    /// What the first process said about the program before it ended.
+    fn told(&self) -> Option<Exit> {
+        while message::ready(&self.control, Duration::ZERO).ok()? {
+            if let News::Ended { code, signal } = message::receive(&self.control).ok()?.0 {
+                return code.map(Exit::Code).or(signal.map(Exit::Signal));
+            }
+        }
+        None
+    }
+
+    fn kill(&self) -> Result<(), Error> {
+        // With the first process of a pid namespace the kernel kills all others; the group's
+        // kill is for a process that was made while this one already dies.
+        match pidfd_send_signal(&self.pidfd, Signal::KILL) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+            Err(e) => return Err(Error::Kill { name: self.name.clone(), source: e.into() }),
+        }
+        Ok(self.group.kill()?)
+    }
+
+    fn finish(&mut self) -> Result<Ended, Error> {
+        let exited = self.wait(WaitIdOptions::NOHANG)?;
+        if exited.is_none() {
+            self.kill()?;
+            let deadline = Instant::now() + Duration::from_millis(KILL_MS_MAX);
+            if !message::ready(&self.pidfd, deadline - Instant::now()).unwrap_or(false) {
+                let source = io::Error::from(io::ErrorKind::TimedOut);
+                return Err(Error::Kill { name: self.name.clone(), source });
+            }
+        }
+        let exit = self.wait(WaitIdOptions::NOHANG)?.unwrap_or(Exit::Signal(libc::SIGKILL));
+        let usage = self.group.usage()?;
+        let killed = exited == Some(Exit::Signal(libc::SIGKILL));
+        let oom = killed && self.group.oom_kills()? > 0;
+        self.group.remove()?;
+        self.done = true;
+        Ok(Ended { exit, oom, usage })
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        if !self.done {
+            // Nobody is there to be told; `sweep` finds what could not be removed.
+            let _ = self.finish();
+        }
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+}

@@ -1,0 +1,239 @@
+//! The caller's side of building a container.
+
+use std::fs::File;
+use std::io::{self, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::cgroup::{self, Group, Layout};
+use crate::child::{Child, Life};
+use crate::limits::{PLAN_BYTES_MAX, PREPARE_MS_MAX};
+use crate::message::{self, News, Order};
+use crate::plan::{Plan, Refused};
+use crate::setup::MARK;
+
+/// Why there is no container. Whatever was made is gone again.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The plan itself is wrong.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The plan is too large to hand over.
+    #[error("the plan has more than {} MiB", PLAN_BYTES_MAX >> 20)]
+    Large,
+    /// The control group.
+    #[error(transparent)]
+    Cgroup(#[from] cgroup::Error),
+    /// The building process could not be started.
+    #[error("executing {exe} to build the container {name}: {source}")]
+    Execute { name: String, exe: PathBuf, source: io::Error },
+    /// The building process or the container's first process did not answer.
+    #[error("building the container {name}: {source}")]
+    Silent { name: String, source: io::Error },
+    /// A step of building it failed.
+    #[error("building the container {name}: {text}")]
+    Build { name: String, text: String },
+    /// The container is there, but its program cannot be executed in it.
+    #[error("{text}")]
+    Program { name: String, text: String },
+}
+
+/// The program's standard streams. Pipes, files, sockets or terminals; the caller keeps its ends.
+#[derive(Debug)]
+pub struct Stdio {
+    /// Read by the program.
+    pub stdin: OwnedFd,
+    /// Written by the program.
+    pub stdout: OwnedFd,
+    /// Written by the program.
+    pub stderr: OwnedFd,
+}
+
+impl Stdio {
+    /// Reads nothing, writes nowhere.
+    ///
+    /// # Errors
+    /// When /dev/null cannot be opened.
+    pub fn null() -> io::Result<Self> {
+        let null = || File::options().read(true).write(true).open("/dev/null").map(OwnedFd::from);
+        Ok(Self { stdin: null()?, stdout: null()?, stderr: null()? })
+    }
+}
+
+/// A container whose walls are up and in which nothing of the user's has run. Dropping it removes
+/// everything.
+#[derive(Debug)]
+pub struct Prepared {
+    life: Life,
+    network: OwnedFd,
+}
+
+/// Builds a container with this binary itself as the building process; see [`crate::is_child`].
+///
+/// Blocks for some milliseconds. Needs the rights of root.
+///
+/// # Errors
+/// See [`Error`].
+pub fn prepare(plan: &Plan, stdio: Stdio) -> Result<Prepared, Error> {
+    prepare_with(Path::new("/proc/self/exe"), plan, stdio)
+}
+
+/// As [`prepare`], with another binary that calls [`crate::child_main`].
+///
+/// # Errors
+/// See [`Error`].
+pub fn prepare_with(exe: &Path, plan: &Plan, stdio: Stdio) -> Result<Prepared, Error> {
+    plan.check()?;
+    let name = || plan.name.clone();
+    let silent = |source| Error::Silent { name: name(), source };
+    let text = serde_json::to_vec(plan).map_err(|e| silent(e.into()))?;
+    if text.len() > PLAN_BYTES_MAX {
+        return Err(Error::Large);
+    }
+    let layout = Layout::detect().map_err(cgroup::Error::Layout)?;
+    let group = Group::create(&layout, &plan.cgroup_parent, &plan.name, &plan.limits)?;
+    let made = build(exe, plan, &text, &stdio, &group);
+    match made {
+        Ok((control, pid, pidfd, network)) => {
+            let life = Life::new(plan.name.clone(), pid, pidfd, control, group);
+            Ok(Prepared { life, network })
+        }
+        Err(error) => {
+            // The first error is the one to tell; what cannot be removed now, `sweep` finds.
+            let _ = group.kill();
+            let _ = group.remove();
+            Err(error)
+        }
+    }
+}
+
+type Built = (OwnedFd, i32, OwnedFd, OwnedFd);
+
+fn build(
+    exe: &Path,
+    plan: &Plan,
+    text: &[u8],
+    stdio: &Stdio,
+    group: &Group,
+) -> Result<Built, Error> {
+    let silent = |source| Error::Silent { name: plan.name.clone(), source };
+    let deadline = Instant::now() + Duration::from_millis(PREPARE_MS_MAX);
+    let (control, theirs) = message::pair().map_err(silent)?;
+    let mut builder = Builder::execute(exe, theirs).map_err(|source| Error::Execute {
+        name: plan.name.clone(),
+        exe: exe.to_owned(),
+        source,
+    })?;
+    order(&control, text, stdio, group).map_err(silent)?;
+    let mut first: Option<(i32, OwnedFd, OwnedFd)> = None;
+    loop {
+        let news = message::receive_until::<News>(&control, deadline);
+        match news {
+            Ok((News::Made { pid }, descriptors)) => {
+                let descriptors: Result<[OwnedFd; 2], _> = descriptors.try_into();
+                let lost = |_| silent(io::Error::other("a message lost its descriptors"));
+                let [pidfd, network] = descriptors.map_err(lost)?;
+                first = Some((pid, pidfd, network));
+            }
+            Ok((News::Ready, _)) => break,
+            Ok((News::Failed { text }, _)) => {
+                abandon(first.as_ref().map(|(_, pidfd, _)| pidfd.as_fd()));
+                return Err(Error::Build { name: plan.name.clone(), text });
+            }
+            Ok(_) => {}
+            Err(source) => {
+                abandon(first.as_ref().map(|(_, pidfd, _)| pidfd.as_fd()));
+                return Err(silent(source));
+            }
+        }
+    }
+    builder.wait();
+    let (pid, pidfd, network) =
+        first.ok_or_else(|| silent(io::Error::other("the first process was not announced")))?;
+    Ok((control, pid, pidfd, network))
+}
+
+fn order(control: &OwnedFd, text: &[u8], stdio: &Stdio, group: &Group) -> io::Result<()> {
+    let flags = rustix::fs::MemfdFlags::CLOEXEC;
+    let mut plan = File::from(rustix::fs::memfd_create("plan", flags)?);
+    plan.write_all(text)?;
+    plan.rewind()?;
+    let v2 = group.v2_directory().map_err(io::Error::other)?;
+    let members = group.v1_members().map_err(io::Error::other)?;
+    let mut descriptors =
+        vec![plan.as_fd(), stdio.stdin.as_fd(), stdio.stdout.as_fd(), stdio.stderr.as_fd()];
+    descriptors.extend(v2.iter().chain(&members).map(AsFd::as_fd));
+    message::send(control, &Order::Build { v2: v2.is_some() }, &descriptors)
+}
+
+/// Kills and reaps a first process that will not be used.
+fn abandon(pidfd: Option<BorrowedFd<'_>>) {
+    if let Some(pidfd) = pidfd {
+        let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL);
+        let exited = rustix::process::WaitIdOptions::EXITED;
+        let _ = rustix::process::waitid(rustix::process::WaitId::PidFd(pidfd), exited);
+    }
+}
+
+/// The building process, which is never left behind.
+struct Builder(std::process::Child);
+
+impl Builder {
+    fn execute(exe: &Path, control: OwnedFd) -> io::Result<Self> {
+        // The socket travels as stdin, the one descriptor that passes an exec without a race
+        // against other threads that execute something.
+        let child = Command::new(exe)
+            .arg0(MARK)
+            .env_clear()
+            .current_dir("/")
+            .stdin(control)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()?;
+        Ok(Self(child))
+    }
+
+    fn wait(&mut self) {
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Builder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        self.wait();
+    }
+}
+
+impl Prepared {
+    /// Pid of the container's first process in this process' pid namespace.
+    pub fn pid(&self) -> i32 {
+        self.life.pid
+    }
+
+    /// The container's network namespace: only `lo`, up, unless the caller adds to it.
+    pub fn network_namespace(&self) -> BorrowedFd<'_> {
+        self.network.as_fd()
+    }
+
+    /// Runs the program.
+    ///
+    /// # Errors
+    /// [`Error::Program`] when it cannot be executed, [`Error::Silent`] when the container is
+    /// gone; everything is removed.
+    pub fn start(self) -> Result<Child, Error> {
+        let name = || self.life.name.clone();
+        let silent = |source| Error::Silent { name: name(), source };
+        let control = &self.life.control;
+        let deadline = Instant::now() + Duration::from_millis(PREPARE_MS_MAX);
+        message::send(control, &Order::Start, &[]).map_err(silent)?;
+        match message::receive_until::<News>(control, deadline).map_err(silent)?.0 {
+            News::Started => Ok(Child::new(self.life)),
+            News::NotExecuted { text } => Err(Error::Program { name: name(), text }),
+            other => Err(silent(io::Error::other(format!("unexpected message {other:?}")))),
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! Ending what an earlier caller left behind.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::cgroup::{self, Error, Layout};
+
+/// What was found and removed.
+#[derive(Debug, Default)]
+pub struct Swept {
+    /// Directories of control groups, in all trees.
+    pub groups: Vec<PathBuf>,
+}
+
+/// Kills and removes every container below the control group `cgroup_parent`, in every tree:
+/// after the caller that prepared them was killed. Mounts and namespaces go with the processes.
+/// A group in which this process itself lies, and those above it, are left alone.
+///
+/// # Errors
+/// When something does not die or cannot be removed; the rest is swept nevertheless.
+pub fn sweep(cgroup_parent: &str) -> Result<Swept, Error> {
+    let layout = Layout::detect().map_err(Error::Layout)?;
+    let me = std::process::id().to_string();
+    let mine = |path: &PathBuf| {
+        let members = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+        members.lines().any(|pid| pid == me)
+    };
+    let found = cgroup::open(&layout, cgroup_parent);
+    let own: Vec<_> = found.iter().filter(|path| mine(path)).cloned().collect();
+    let (mut swept, mut failed) = (Swept::default(), None);
+    for path in found {
+        if own.iter().any(|own| own.starts_with(&path)) {
+            continue;
+        }
+        match cgroup::empty_and_remove(&path) {
+            Ok(()) => swept.groups.push(path),
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    failed.map_or(Ok(swept), Err)
+}

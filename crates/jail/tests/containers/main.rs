@@ -1,0 +1,8 @@
+//! Real containers, looked at from inside. Needs root, /bin/busybox (static) and a C compiler.
+#![allow(clippy::unwrap_used, reason = "a test ends by panicking")]
+
+mod folders;
+mod ground;
+mod life;
+mod resources;
+mod walls;

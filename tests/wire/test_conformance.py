@@ -1,0 +1,98 @@
+"""The declarations of crates/wire agree with the client package of the running Python."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from modal_proto import api_pb2, task_command_router_pb2
+
+from conformance import (
+    POLICY_ROOTS,
+    Declarations,
+    compare,
+    compare_names,
+    reachable,
+    undeclared,
+)
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+BUILD_SECONDS_MAX = 900
+
+# Messages that hold policy, wherever they are used; the roots must lead to each of them.
+POLICY_MESSAGES = """
+    AutoscalerSettings BuildFunction CloudBucketMount Function FunctionData FunctionOptions
+    FunctionRetryPolicy GPUConfig HTTPConfig Image ImageRegistryConfig MethodDefinition
+    NetworkAccess PTYInfo Resources Schedule SchedulerPlacement SharedVolumeMount VolumeMount
+    WebhookConfig
+""".split()
+
+
+def declared(*arguments: str) -> bytes:
+    """What the crate's `descriptors` example writes."""
+    command = ["cargo", "run", "--quiet", "-p", "wire", "--example", "descriptors", "--"]
+    done = subprocess.run(
+        [*command, *arguments],
+        cwd=REPOSITORY,
+        timeout=BUILD_SECONDS_MAX,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def our_files() -> FileDescriptorSet:
+    return FileDescriptorSet.FromString(declared())
+
+
+@pytest.fixture(scope="module")
+def ours(our_files: FileDescriptorSet) -> Declarations:
+    return Declarations.of(our_files.file)
+
+
+@pytest.fixture(scope="module")
+def theirs() -> Declarations:
+    modules = (api_pb2, task_command_router_pb2)
+    return Declarations.of(
+        FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb) for module in modules
+    )
+
+
+def test_declarations_agree(ours: Declarations, theirs: Declarations) -> None:
+    assert len(ours.rpcs) > 80, "the descriptor set is not complete"
+    assert compare(ours, theirs) == []
+
+
+def test_every_rpc_is_listed(theirs: Declarations) -> None:
+    assert compare_names(declared("names").decode().split(), theirs) == []
+
+
+def test_policy_is_declared_completely(ours: Declarations, theirs: Declarations) -> None:
+    assert undeclared(ours, theirs, POLICY_ROOTS) == []
+
+
+def test_the_roots_lead_to_all_policy(theirs: Declarations) -> None:
+    covered = reachable(theirs, POLICY_ROOTS)
+    assert [name for name in POLICY_MESSAGES if f"modal.client.{name}" not in covered] == []
+
+
+def test_a_changed_number_is_found(our_files: FileDescriptorSet, theirs: Declarations) -> None:
+    """On the real declarations: the flag that restricts a function, moved by one."""
+    changed = FileDescriptorSet()
+    changed.CopyFrom(our_files)
+    [untrusted] = [
+        item
+        for file in changed.file
+        for message in file.message_type
+        if message.name == "Function"
+        for item in message.field
+        if item.name == "untrusted"
+    ]
+    untrusted.number += 1
+    mine = Declarations.of(changed.file)
+    assert any("modal.client.Function.untrusted" in line for line in compare(mine, theirs))
+    assert undeclared(mine, theirs, POLICY_ROOTS) == [
+        "field modal.client.Function.untrusted = 68 is not declared"
+    ]
