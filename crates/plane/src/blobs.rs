@@ -40,11 +40,10 @@ impl Plane {
         sha256: &str,
         data: Bytes,
     ) -> Result<(), Refusal> {
-        let digest = sha256.parse().map_err(|e: ::blobs::DigestError| {
-            Refusal::invalid("sha256_hex", e.to_string())
-        })?;
-        let expected =
-            ::blobs::Expected { digest: Some(digest), len: Some(data.len() as u64) };
+        let digest = sha256
+            .parse()
+            .map_err(|e: ::blobs::DigestError| Refusal::invalid("sha256_hex", e.to_string()))?;
+        let expected = ::blobs::Expected { digest: Some(digest), len: Some(data.len() as u64) };
         self.blobs.put_bytes(data, expected).await.map_err(|e| refusal(field, e))?;
         Ok(())
     }

@@ -7,7 +7,7 @@ use wire::client::{self as pb, AppState};
 
 use super::environments;
 use super::functions::handle_metadata;
-use super::gate::{Cx, Member, Scoped};
+use super::gate::{Cx, Member};
 use super::refusal::Refusal;
 use crate::reconcile::stop_app;
 
@@ -154,8 +154,7 @@ pub(super) async fn publish(
     match wanted {
         AppState::Deployed => {
             environments::check_name("name", &req.name)?;
-            let other =
-                apps::by_name(&mut tx, cx.scope(), &app.environment, &req.name).await?;
+            let other = apps::by_name(&mut tx, cx.scope(), &app.environment, &req.name).await?;
             if other.is_some_and(|other| other.id != app.id) {
                 let text = format!("another app is deployed as `{}`: stop it first", req.name);
                 return Err(Refusal::Conflict(text));
@@ -184,7 +183,8 @@ pub(super) async fn client_disconnect(
     req: pb::AppClientDisconnectRequest,
 ) -> Result<(), Refusal> {
     let app = get(&mut *cx.plane.store.read().await?, cx.scope(), &req.app_id).await?;
-    let ends = app.state == AppState::Ephemeral as i32 || app.state == AppState::Initializing as i32;
+    let ends =
+        app.state == AppState::Ephemeral as i32 || app.state == AppState::Initializing as i32;
     if ends && app.stopped_at.is_none() {
         stop_app(&cx.plane, &app, "its client left").await?;
     }
@@ -224,9 +224,9 @@ pub(super) async fn layout(db: &mut Db, app: &AppId) -> Result<pb::AppLayout, Re
         let metadata = handle_metadata(&function)?;
         objects.push(pb::Object {
             object_id: function.id.into(),
-            handle_metadata_oneof: Some(
-                pb::object::HandleMetadataOneof::FunctionHandleMetadata(metadata),
-            ),
+            handle_metadata_oneof: Some(pb::object::HandleMetadataOneof::FunctionHandleMetadata(
+                metadata,
+            )),
         });
     }
     Ok(pb::AppLayout { objects, function_ids, class_ids })

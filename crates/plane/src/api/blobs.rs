@@ -7,7 +7,7 @@ use store::blobs::{self, Blob};
 use store::inputs;
 use wire::client as pb;
 
-use super::gate::{Cx, Known, Scoped};
+use super::gate::{Cx, Known};
 use super::refusal::Refusal;
 use crate::limits::TASK_PAYLOADS_MAX;
 
@@ -42,7 +42,9 @@ pub(super) async fn create(
         .decode(&req.content_sha256_base64)
         .ok()
         .filter(|sha256| sha256.len() == 32)
-        .ok_or_else(|| Refusal::invalid("content_sha256_base64", "it is not a SHA-256 in base64"))?;
+        .ok_or_else(|| {
+            Refusal::invalid("content_sha256_base64", "it is not a SHA-256 in base64")
+        })?;
     let mut tx = cx.plane.store.begin().await?;
     let task = cx.caller.task().map(|task| task.id.clone());
     if let Some(task) = &task {

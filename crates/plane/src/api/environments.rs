@@ -5,12 +5,12 @@ use store::environments::{self, Environment};
 use store::{Db, Scope};
 use wire::client as pb;
 
-use super::gate::{Cx, Member, Scoped};
+use super::gate::{Cx, Member};
 use super::identity::builder_version;
 use super::refusal::Refusal;
 
 /// The environment that is meant where none is named.
-pub const DEFAULT: &str = "main";
+pub(super) const DEFAULT: &str = "main";
 
 /// Finds an environment by the name that a request gives; nothing means the default one.
 pub(super) async fn find(db: &mut Db, scope: &Scope, name: &str) -> Result<Environment, Refusal> {

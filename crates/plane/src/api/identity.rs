@@ -67,7 +67,8 @@ pub(super) async fn token_info(
     let mut db = cx.plane.store.read().await?;
     let workspace = cx.scope().workspace.clone();
     let workspace_name = tokens::workspace_name(&mut db, &workspace).await?;
-    let identity = pb::UserIdentity { user_id: workspace.to_string(), username: workspace_name.clone() };
+    let identity =
+        pb::UserIdentity { user_id: workspace.to_string(), username: workspace_name.clone() };
     Ok(pb::TokenInfoGetResponse {
         workspace_id: workspace.into(),
         workspace_name,

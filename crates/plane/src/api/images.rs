@@ -10,7 +10,7 @@ use store::images::{self, Image, Phase};
 use store::{Hint, Tx, mounts, secrets};
 use wire::client as pb;
 
-use super::gate::{Cx, Member, Scoped};
+use super::gate::{Cx, Member};
 use super::logs::{place, text};
 use super::refusal::Refusal;
 use crate::limits::{LOG_ENTRIES_MAX, POLL_MAX, SCAN_EVERY};
@@ -85,8 +85,7 @@ async fn build_spec(
 /// Hash of all that decides an image's content.
 fn key(spec: &BuildSpec, base: Option<&ImageId>, builder_version: &str) -> Result<String, Refusal> {
     let BuildSpec { commands, build_args, context, context_inline, secrets, .. } = spec;
-    let decides =
-        (builder_version, base, commands, build_args, context, context_inline, secrets);
+    let decides = (builder_version, base, commands, build_args, context, context_inline, secrets);
     let text = serde_json::to_vec(&decides).map_err(Refusal::internal)?;
     Ok(hex::encode(Sha256::digest(text)))
 }

@@ -8,7 +8,7 @@ use store::logs::{self, Entry};
 use store::{Hint, apps};
 use wire::client as pb;
 
-use super::gate::{Cx, Member, Scoped};
+use super::gate::{Cx, Member};
 use super::refusal::Refusal;
 use crate::limits::{LOG_ENTRIES_MAX, POLL_MAX, SCAN_EVERY};
 

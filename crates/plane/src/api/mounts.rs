@@ -6,7 +6,7 @@ use model::{BlobId, MountId};
 use store::mounts;
 use wire::client as pb;
 
-use super::gate::{Cx, Member, Scoped};
+use super::gate::{Cx, Member};
 use super::refusal::Refusal;
 use crate::limits::MOUNT_FILES_MAX;
 

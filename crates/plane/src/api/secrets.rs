@@ -8,7 +8,7 @@ use wire::client as pb;
 
 use super::apps;
 use super::environments;
-use super::gate::{Cx, Member, Scoped};
+use super::gate::{Cx, Member};
 use super::refusal::Refusal;
 
 fn check_env(env: &BTreeMap<String, String>) -> Result<(), Refusal> {

@@ -64,7 +64,7 @@ fn decode<M: Message + Default>(name: &'static str, body: Bytes) -> Result<M, Re
 
 fn all_known<R: Unary>(body: &Bytes) -> Result<(), Refusal> {
     let message = <R::Request as prost::Name>::full_name();
-    let unknown = wire::unknown::fields(&message, body)
+    let unknown = wire::unknown::fields(&message, body.clone())
         .map_err(|error| Refusal::invalid("request", error.to_string()))?;
     if unknown.is_empty() {
         return Ok(());

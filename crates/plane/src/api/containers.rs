@@ -1,0 +1,254 @@
+//! The container's side: it says hello, takes inputs, gives outputs, and hears of cancellations.
+
+use std::time::Duration;
+
+use model::autoscale::keeps;
+use model::output::{Outcome, Payload, Status};
+use model::{FunctionId, InputId, Millis};
+use store::calls;
+use store::inputs::{Carried, OpenInput};
+use store::tasks::{self, Phase};
+use store::{Hint, inputs};
+use wire::client as pb;
+
+use super::chunks::own_blob;
+use super::gate::{Cx, Task};
+use super::outcome::{function_input, outcome};
+use super::refusal::Refusal;
+use crate::limits::{HEARTBEAT_POLL, SCAN_EVERY};
+
+/// The container's program runs: from here on it can take inputs.
+pub(super) async fn hello(cx: Cx<Task>, (): ()) -> Result<(), Refusal> {
+    let mut tx = cx.plane.store.begin().await?;
+    tasks::advance(&mut tx, &cx.caller.id, Phase::Ready, cx.now()).await?;
+    tx.ring(Hint::Schedule);
+    tx.commit().await?;
+    cx.plane.failures.reset(&cx.caller.function);
+    Ok(())
+}
+
+/// The container lives. Held until an input of its is cancelled, or for a while.
+pub(super) async fn heartbeat(
+    cx: Cx<Task>,
+    _: pb::ContainerHeartbeatRequest,
+) -> Result<pb::ContainerHeartbeatResponse, Refusal> {
+    let mut ear = cx.plane.store.hints().listen(Hint::Cancels);
+    let mut tx = cx.plane.store.begin().await?;
+    tasks::beat(&mut tx, &cx.caller.id, cx.now()).await?;
+    tx.commit().await?;
+    let until = tokio::time::Instant::now() + HEARTBEAT_POLL;
+    loop {
+        let cancelled = cx.plane.cancels.untold(&cx.caller.id);
+        if !cancelled.is_empty() {
+            let event = pb::CancelInputEvent {
+                input_ids: cancelled.into_iter().map(InputId::into).collect(),
+                ..pb::CancelInputEvent::default()
+            };
+            return Ok(pb::ContainerHeartbeatResponse { cancel_input_event: Some(event) });
+        }
+        let left = until.saturating_duration_since(tokio::time::Instant::now());
+        if left.is_zero() || cx.plane.is_closing() {
+            return Ok(pb::ContainerHeartbeatResponse::default());
+        }
+        tokio::select! {
+            () = ear.wait(left) => {}
+            () = cx.plane.closed() => {}
+        }
+    }
+}
+
+fn kill_switch() -> pb::FunctionGetInputsResponse {
+    let item = pb::FunctionGetInputsItem { kill_switch: true, ..Default::default() };
+    pb::FunctionGetInputsResponse { inputs: vec![item], ..Default::default() }
+}
+
+/// Gives the container inputs; waits for some; sends it home when it is no longer wanted.
+pub(super) async fn get_inputs(
+    cx: Cx<Task>,
+    req: pb::FunctionGetInputsRequest,
+) -> Result<pb::FunctionGetInputsResponse, Refusal> {
+    let function = FunctionId::parse(&req.function_id)?;
+    if function != cx.caller.function {
+        return Err(Refusal::not_found("function", &req.function_id));
+    }
+    let mut ear = cx.plane.store.hints().listen(Hint::Inputs(function.clone()));
+    let began = cx.now();
+    loop {
+        let (task, waiting) = {
+            let mut db = cx.plane.store.read().await?;
+            let task = tasks::get_any(&mut db, &cx.caller.id).await?;
+            (task, !inputs::ready(&mut db, &function, cx.now(), 1).await?.is_empty())
+        };
+        let Some(task) = task else { return Ok(kill_switch()) };
+        if task.phase > Phase::Ready || (task.single_use && task.taken_count > 0) {
+            return Ok(kill_switch());
+        }
+        if waiting {
+            let taken = take(&cx, &function, req.batch_max_size, req.batch_linger_ms).await?;
+            if !taken.is_empty() {
+                return items(&cx, taken).await;
+            }
+        } else if leaves(&cx, &task, began).await? {
+            return Ok(kill_switch());
+        }
+        tokio::select! {
+            () = ear.wait(SCAN_EVERY) => {}
+            () = cx.plane.closed() => {
+                // What runs is ended by the worker; this one only must not ask again at once.
+                tokio::time::sleep(SCAN_EVERY).await;
+            }
+        }
+    }
+}
+
+/// Takes inputs; a batch waits until it is full or its time is up.
+async fn take(
+    cx: &Cx<Task>,
+    function: &FunctionId,
+    batch_max: u32,
+    linger_ms: u64,
+) -> Result<Vec<(OpenInput, Carried)>, Refusal> {
+    let most = batch_max.clamp(1, crate::limits::BATCH_MAX);
+    if most > 1 && linger_ms > 0 {
+        let until = tokio::time::Instant::now() + Duration::from_millis(linger_ms);
+        let mut ear = cx.plane.store.hints().listen(Hint::Inputs(function.clone()));
+        loop {
+            let mut db = cx.plane.store.read().await?;
+            let ready = inputs::ready(&mut db, function, cx.now(), most).await?.len();
+            drop(db);
+            let left = until.saturating_duration_since(tokio::time::Instant::now());
+            if ready >= most as usize || left.is_zero() {
+                break;
+            }
+            ear.wait(left).await;
+        }
+    }
+    Ok(cx.plane.claim(&cx.caller.id, function, most).await?)
+}
+
+async fn items(
+    cx: &Cx<Task>,
+    taken: Vec<(OpenInput, Carried)>,
+) -> Result<pb::FunctionGetInputsResponse, Refusal> {
+    let mut db = cx.plane.store.read().await?;
+    let mut items = Vec::with_capacity(taken.len());
+    for (open, carried) in taken {
+        let call = calls::get(&mut db, cx.scope(), &open.call).await?;
+        items.push(pb::FunctionGetInputsItem {
+            input_id: open.id.into(),
+            input: Some(function_input(carried)),
+            function_call_id: open.call.into(),
+            function_call_invocation_type: call.map_or(0, |call| call.invocation),
+            retry_count: open.input.retry_count,
+            function_map_idx: i32::try_from(open.index).ok(),
+            ..pb::FunctionGetInputsItem::default()
+        });
+    }
+    Ok(pb::FunctionGetInputsResponse { inputs: items, ..Default::default() })
+}
+
+/// Whether an idle container goes home now: its window is over and it is not kept. It is marked in
+/// the same transaction that counts, so that not all go at once.
+async fn leaves(cx: &Cx<Task>, task: &tasks::Task, began: model::Time) -> Result<bool, Refusal> {
+    let now = cx.now();
+    let mut tx = cx.plane.store.begin().await?;
+    let stored = cx.plane.functions.get(&mut tx, &cx.caller.function).await?;
+    let Some(spec) = stored.as_ref().and_then(|function| function.spec.as_ref()) else {
+        return Ok(true);
+    };
+    if now.since(began) < spec.scaling.scaledown_window_ms {
+        return Ok(false);
+    }
+    if !inputs::of_task(&mut tx, &task.id).await?.is_empty() {
+        return Ok(false);
+    }
+    let alive = tasks::alive_of_function(&mut tx, &cx.caller.function).await?;
+    let mut ready = 0;
+    let mut busy = 0;
+    for other in alive.iter().filter(|other| other.phase == Phase::Ready) {
+        ready += 1;
+        busy += u32::from(!inputs::of_task(&mut tx, &other.id).await?.is_empty());
+    }
+    if keeps(ready, busy, &spec.scaling) {
+        return Ok(false);
+    }
+    tasks::advance(&mut tx, &task.id, Phase::Draining, now).await?;
+    tx.ring(Hint::Schedule);
+    tx.commit().await?;
+    Ok(true)
+}
+
+/// Takes the container's answers. Those to inputs that it does not hold change nothing.
+pub(super) async fn put_outputs(
+    cx: Cx<Task>,
+    req: pb::FunctionPutOutputsRequest,
+) -> Result<(), Refusal> {
+    let restricted_output = restricts_output(&cx).await?;
+    let mut answers = Vec::with_capacity(req.outputs.len());
+    for output in req.outputs {
+        let id = InputId::parse(&output.input_id)?;
+        let mut outcome = outcome(output.result, output.data_format)?;
+        if let Some(Payload::Blob(blob)) = &outcome.data {
+            let mut db = cx.plane.store.read().await?;
+            own_blob(&cx, &mut db, blob.as_str()).await?;
+        }
+        if restricted_output && outcome.data_format == pb::DataFormat::Pickle as i32 {
+            let text = "the function may not return pickles (restricted output), but it did";
+            outcome = Outcome::without_data(Status::Failure, text);
+        }
+        answers.push((id, output.retry_count, outcome));
+    }
+    cx.plane.answer(&cx.caller.id, answers).await?;
+    Ok(())
+}
+
+async fn restricts_output(cx: &Cx<Task>) -> Result<bool, Refusal> {
+    let mut db = cx.plane.store.read().await?;
+    let function = cx.plane.functions.get(&mut db, &cx.caller.function).await?;
+    let spec = function.as_ref().and_then(|function| function.spec.as_ref());
+    Ok(spec.is_some_and(|spec| spec.restrict_output))
+}
+
+/// The container could not start: whoever waits gets what it says.
+pub(super) async fn task_result(cx: Cx<Task>, req: pb::TaskResultRequest) -> Result<(), Refusal> {
+    let Some(result) = req.result else { return Ok(()) };
+    if result.status == pb::generic_result::GenericStatus::Success as i32 {
+        return Ok(());
+    }
+    let mut outcome = outcome(Some(result), 0)?;
+    if let Some(Payload::Blob(blob)) = &outcome.data {
+        own_blob(&cx, &mut *cx.plane.store.read().await?, blob.as_str()).await?;
+    }
+    if restricts_output(&cx).await? {
+        outcome.data = None;
+    }
+    // Only a container that has taken nothing tells of the start; a later word is about itself.
+    let task = {
+        let mut db = cx.plane.store.read().await?;
+        tasks::get_any(&mut db, &cx.caller.id).await?
+    };
+    if task.is_some_and(|task| task.taken_count == 0) {
+        cx.plane.fail_queued(&cx.caller.function, &outcome).await?;
+    }
+    let mut kills = crate::queue::Kills::default();
+    kills.add(cx.caller.id.clone(), Millis(5_000));
+    cx.plane.end_tasks(kills).await?;
+    Ok(())
+}
+
+/// How many inputs the container should take at the same time.
+pub(super) async fn dynamic_concurrency(
+    cx: Cx<Task>,
+    req: pb::FunctionGetDynamicConcurrencyRequest,
+) -> Result<pb::FunctionGetDynamicConcurrencyResponse, Refusal> {
+    if req.function_id != cx.caller.function.as_str() {
+        return Err(Refusal::not_found("function", &req.function_id));
+    }
+    let waiting = {
+        let mut db = cx.plane.store.read().await?;
+        inputs::counts(&mut db, &cx.caller.function, cx.now()).await?.0
+    };
+    // While inputs wait, a container takes what it can; else what its author aims at.
+    let concurrency = if waiting > 0 { req.max_concurrency } else { req.target_concurrency };
+    Ok(pb::FunctionGetDynamicConcurrencyResponse { concurrency })
+}

@@ -1,0 +1,80 @@
+//! Every rpc of the client's services: who may call it, and what answers. What is not here is
+//! refused. The review of any change of access is a diff of this file.
+
+use wire::rpc::client::*;
+
+use super::gate::{ANY_TASK, ANYBODY, KNOWN, MEMBER, USER};
+use super::table::RpcTable;
+use super::{
+    apps, blobs, calls, chunks, containers, environments, functions, identity, images, logs,
+    mounts, secrets,
+};
+
+/// The rows of the client's service.
+#[rustfmt::skip]
+pub fn client_rows() -> RpcTable {
+    declined(RpcTable::new(wire::CLIENT_SERVICE)
+        // Who is who
+        .unary (ClientHello,                  ANYBODY,   identity::client_hello)
+        .unary (WorkspaceNameLookup,          USER,      identity::workspace_name)
+        .unary (TokenInfoGet,                 USER,      identity::token_info)
+        .unary (AuthTokenGet,                 MEMBER,    identity::auth_token)
+        // Environments
+        .unary (EnvironmentGetOrCreate,       MEMBER,    environments::get_or_create)
+        .unary (EnvironmentList,              MEMBER,    environments::list)
+        .unary (EnvironmentCreate,            MEMBER,    environments::create)
+        // Apps
+        .unary (AppCreate,                    MEMBER,    apps::create)
+        .unary (AppGetOrCreate,               MEMBER,    apps::get_or_create)
+        .unary (AppHeartbeat,                 MEMBER,    apps::heartbeat)
+        .unary (AppPublish,                   MEMBER,    apps::publish)
+        .unary (AppClientDisconnect,          MEMBER,    apps::client_disconnect)
+        .unary (AppStop,                      MEMBER,    apps::stop)
+        .unary (AppGetByDeploymentName,       MEMBER,    apps::by_deployment_name)
+        .unary (AppGetLayout,                 MEMBER,    apps::get_layout)
+        .unary (AppList,                      MEMBER,    apps::list)
+        .stream(AppGetLogs,                   MEMBER,    logs::get_logs)
+        // Files, payloads, images, secrets
+        .unary (MountBatchedCheckExistence,   MEMBER,    mounts::check_existence)
+        .unary (MountPutFile,                 MEMBER,    mounts::put_file)
+        .unary (MountGetOrCreate,             MEMBER,    mounts::get_or_create)
+        .unary (BlobCreate,                   KNOWN,     blobs::create) // restricted: its outputs
+        .unary (BlobGet,                      KNOWN,     blobs::get)    // restricted: its own
+        .definition(ImageGetOrCreate,         MEMBER,    images::get_or_create)
+        .stream(ImageJoinStreaming,           MEMBER,    images::join)
+        .unary (ImageFromId,                  MEMBER,    images::from_id)
+        .unary (SecretGetOrCreate,            MEMBER,    secrets::get_or_create)
+        // Functions
+        .definition(FunctionPrecreate,        MEMBER,    functions::precreate)
+        .definition(FunctionCreate,           MEMBER,    functions::create)
+        .unary (FunctionGet,                  MEMBER,    functions::get)
+        .unary (FunctionGetCurrentStats,      MEMBER,    functions::current_stats)
+        // Calls, from the caller's side
+        .unary (FunctionMap,                  MEMBER,    calls::map)
+        .unary (FunctionPutInputs,            MEMBER,    calls::put_inputs)
+        .unary (FunctionFinishInputs,         MEMBER,    calls::finish_inputs)
+        .unary (FunctionGetOutputs,           MEMBER,    calls::get_outputs)
+        .unary (FunctionCallCancel,           MEMBER,    calls::cancel)
+        .unary (FunctionCallFromId,           MEMBER,    calls::from_id)
+        .stream(FunctionCallGetDataOut,       MEMBER,    chunks::get_out)
+        // Calls, from the container's side
+        .unary (ContainerHello,               ANY_TASK,  containers::hello)
+        .unary (ContainerHeartbeat,           ANY_TASK,  containers::heartbeat)
+        .unary (TaskResult,                   ANY_TASK,  containers::task_result)
+        .unary (FunctionGetInputs,            ANY_TASK,  containers::get_inputs)
+        .unary (FunctionPutOutputs,           ANY_TASK,  containers::put_outputs)
+        .unary (FunctionCallPutDataOut,       ANY_TASK,  chunks::put_out)
+        .stream(FunctionCallGetDataIn,        KNOWN,     chunks::get_in) // restricted: its own
+        .unary (FunctionGetDynamicConcurrency, ANY_TASK, containers::dynamic_concurrency))
+}
+
+fn declined(table: RpcTable) -> RpcTable {
+    let missing = table.missing(wire::names::CLIENT);
+    table.declined("palisade does not serve it yet", &missing)
+}
+
+/// The rows of the command router's service.
+pub fn router_rows() -> RpcTable {
+    RpcTable::new(wire::ROUTER_SERVICE)
+        .declined("sandboxes are not served yet", wire::names::ROUTER)
+}
