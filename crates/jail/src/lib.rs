@@ -16,6 +16,7 @@ mod caps;
 mod cgroup;
 mod child;
 pub mod disk;
+pub mod host;
 pub mod limits;
 mod listen;
 mod message;

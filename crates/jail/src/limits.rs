@@ -25,3 +25,43 @@ pub const DEVICE_INODES_MAX: usize = 1024;
 pub const DEVICE_BYTES_MAX: usize = 1 << 20;
 /// Levels of folders that are open at once while a tree is removed.
 pub const REMOVAL_DEPTH_MAX: usize = 64;
+
+/// Fabrics that one network namespace may hold at the same time, one per server.
+pub const SLOTS_MAX: u32 = 16;
+/// Containers with a network that one fabric may hold: a slot's share of the /16, without its
+/// network, gateway and last address.
+pub const ATTACHED_MAX: u32 = 4_093;
+/// Extra destinations of one container, literal and resolved ones together.
+pub const EXTRAS_MAX: usize = 512;
+/// Seconds for which a resolved extra destination may pass.
+pub const EXTRA_SECONDS_MAX: u64 = 3_600;
+/// Connections that one container may have open through the host at the same time.
+pub const FLOWS_MAX: u32 = 8_192;
+/// Bytes of one netlink answer.
+pub const NETLINK_BYTES_MAX: usize = 64 << 10;
+/// Messages of one netlink dump: links or routes of the host.
+pub const DUMP_MESSAGES_MAX: usize = 1 << 18;
+/// Milliseconds for a netlink answer.
+pub const NETLINK_MS_MAX: u64 = 5_000;
+/// Milliseconds for one run of `nft`.
+pub const NFT_MS_MAX: u64 = 10_000;
+/// Milliseconds to wait while another server of this host opens or closes its fabric.
+pub const CHANGE_MS_MAX: u64 = 10_000;
+/// Milliseconds between looks at the host's interfaces.
+pub const LOOK_MS_MAX: u64 = 2_000;
+/// Milliseconds until a new interface must send; the kernel takes up to a second.
+pub const SENDING_MS_MAX: u64 = 3_000;
+
+/// Bytes of a scratch name.
+pub const SCRATCH_NAME_BYTES_MAX: usize = 64;
+/// Bytes below which a disk limit cannot be kept: a file system's own blocks need so much.
+pub const SCRATCH_BYTES_MIN: u64 = 4 << 20;
+/// Files of one tmpfs scratch, beside the limit of one per 1,024 bytes.
+pub const SCRATCH_INODES_MAX: u64 = 1 << 20;
+/// Bytes of the smallest btrfs image: mkfs refuses less than about 109 MiB.
+pub const IMAGE_BYTES_MIN: u64 = 256 << 20;
+/// Bytes of the data folder's file system that the image leaves free at least; with half of
+/// them gone no new scratch space is made.
+pub const RESERVE_BYTES_MIN: u64 = 1 << 30;
+/// Project ids that are tried for one that is free.
+pub const PROJECTS_MAX: u32 = 1 << 16;

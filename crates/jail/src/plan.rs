@@ -58,7 +58,8 @@ pub struct IdRange {
     pub count: u32,
 }
 
-/// A folder or file of the host, visible inside; never set-user-id, never devices.
+/// A folder or file of the host, visible inside, without what is mounted below it; never
+/// set-user-id, never devices.
 ///
 /// The container's /proc/self/mountinfo shows where `source` lies *below the top of its file
 /// system*: to keep the host's paths unknown, sources are tops of file systems or lie on a small

@@ -41,7 +41,8 @@ pub enum Error {
     Program { name: String, text: String },
 }
 
-/// The program's standard streams. Pipes, files, sockets or terminals; the caller keeps its ends.
+/// The program's standard streams: pipes, sockets, terminals or files, never folders. Pipes are
+/// given to the program's user. A file's path on the host is visible inside (/proc/self/fd).
 #[derive(Debug)]
 pub struct Stdio {
     /// Read by the program.

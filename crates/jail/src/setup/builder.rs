@@ -133,11 +133,15 @@ impl Read for PlanReader<'_> {
     }
 }
 
-/// Programs open /dev/stdout by name: a pipe of the caller's must belong to who opens it.
+/// Programs open /dev/stdout by name: a pipe of the caller's must belong to who opens it. A
+/// folder among them would be a way out of the container's root.
 fn give_pipes(kit: &Kit) -> io::Result<()> {
     let (first, process) = (kit.plan.ids.first, &kit.plan.process);
     for stream in &kit.stdio {
         let kind = FileType::from_raw_mode(rustix::fs::fstat(stream)?.st_mode);
+        if kind == FileType::Directory {
+            return Err(io::Error::from(io::ErrorKind::IsADirectory));
+        }
         if kind == FileType::Fifo {
             let uid = rustix::fs::Uid::from_raw(first + process.uid);
             let gid = rustix::fs::Gid::from_raw(first + process.gid);

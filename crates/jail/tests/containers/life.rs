@@ -188,6 +188,10 @@ fn a_container_that_cannot_be_built_leaves_nothing() {
         ids: jail::BindIds::AsIs,
     };
     fails(&|p| p.binds = vec![bind.clone()], "/bin/busybox/x");
+    let stdin = fs::File::open("/").unwrap().into();
+    let stdio = jail::Stdio { stdin, ..jail::Stdio::null().unwrap() };
+    let error = jail::prepare_with(exe(), &ground.plan("true"), stdio).expect_err("a folder");
+    assert!(error.to_string().contains("standard streams"), "{error}");
     let error = jail::prepare_with(
         Path::new("/bin/true"),
         &ground.plan("true"),
@@ -304,4 +308,17 @@ fn starting_is_quick() {
     let [whole, built, started] = times[times.len() / 2];
     println!("median: prepared {built:?}, started {started:?}, ended {whole:?}; {:?}", times[0]);
     assert!(whole < Duration::from_secs(2), "{whole:?}");
+}
+
+#[test]
+fn a_trial_says_what_this_host_can() {
+    let ground = Ground::new();
+    let folder = ground.path("scratch");
+    let took = jail::host::try_container(exe(), &folder, &ground.parent, ground.ids).unwrap();
+    assert!(took > Duration::ZERO);
+    leaves_nothing(&ground);
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 2);
+    // A file system that cannot hold an upper folder is named.
+    let error = jail::host::try_container(exe(), "/proc".as_ref(), &ground.parent, ground.ids);
+    assert!(error.is_err());
 }

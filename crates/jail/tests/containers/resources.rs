@@ -108,3 +108,15 @@ fn files_and_descriptors_are_limited() {
     assert!(out.starts_with("0\n123\n123\n"), "{out}");
     assert!(out.ends_with("10240\n"), "{out}");
 }
+
+#[test]
+fn programs_can_read_their_limits() {
+    let ground = Ground::new();
+    if jail::host::read().cgroups.memory != Some(2) {
+        // Only the tree of version 2 can be shown safely.
+        assert_eq!(ground.say("ls /sys/fs/cgroup/memory 2>/dev/null | wc -l"), "0");
+        return;
+    }
+    let script = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max";
+    assert_eq!(ground.say(script), format!("{}\n65", 64 << 20));
+}
