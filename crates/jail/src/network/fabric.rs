@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::net::netdevice::name_to_index;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::limits::{EXTRA_SECONDS_MAX, EXTRAS_MAX, SENDING_MS_MAX};
+use crate::limits::{EXTRA_SECONDS_MAX, EXTRAS_MAX, SENDING_MS_MAX};
 use super::link::{self, End, Mac};
 use super::netlink::Netlink;
 use super::opening::{anchor, check, choose_slot, choose_subnet, mtu, remove, sweep};

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
-use super::limits::ATTACHED_MAX;
+use crate::limits::ATTACHED_MAX;
 use super::ranges::Subnet;
 use super::{Error, Result};
 

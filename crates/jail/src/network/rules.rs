@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::MemfdFlags;
 
-use super::limits::{FLOWS_MAX, NFT_MS_MAX};
+use crate::limits::{FLOWS_MAX, NFT_MS_MAX};
 use super::ranges::{NEVER, PRIVATE, Subnet};
 use super::{Error, Result};
 

@@ -7,7 +7,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
-use super::limits::{CHANGE_MS_MAX, SLOTS_MAX};
+use crate::limits::{CHANGE_MS_MAX, SLOTS_MAX};
 use super::ranges::Subnet;
 use super::{Error, Result};
 
