@@ -2,7 +2,7 @@
 
 mod network_world;
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
@@ -168,7 +168,7 @@ fn a_policy_opens_its_own_destinations_to_its_own_container() {
         let index = Ipv4Addr::new(10, 50, 0, 5);
         let policy = Policy {
             also: vec![(IpAddr::V4(index), 80)],
-            names: vec![("index.example".into(), 81)],
+            names: vec![("index.example".into(), 81), ("index.example".into(), 82)],
         };
         let first = fabric.attach(one.netns.as_fd(), &policy).expect("attach");
         let second = fabric.attach(two.netns.as_fd(), &Policy::default()).expect("attach");
@@ -182,9 +182,23 @@ fn a_policy_opens_its_own_destinations_to_its_own_container() {
         fabric.allow(first.address, private, 81, ttl).expect("allow");
         assert!(one.ask("192.168.7.7:81").is_ok());
         two.assert_refused("192.168.7.7:81");
+        let server = inside(world.internet.as_fd(), || {
+            std::net::TcpListener::bind((private, 82)).expect("bind")
+        });
+        fabric.allow(first.address, private, 82, ttl).expect("allow");
+        let mut open = one.run(|| std::net::TcpStream::connect("192.168.7.7:82").expect("connect"));
+        let (mut other_end, _) = server.accept().expect("accept");
         std::thread::sleep(Duration::from_millis(1_300));
         one.assert_refused("192.168.7.7:81");
-        fabric.allow(first.address, private, 81, ttl).expect("allow again");
+        // What was open stays open.
+        open.write_all(b"later").expect("write");
+        open.shutdown(std::net::Shutdown::Write).expect("shutdown");
+        let mut said = String::new();
+        other_end.set_read_timeout(Some(SOON)).expect("timeout");
+        other_end.read_to_string(&mut said).expect("read");
+        assert_eq!(said, "later");
+        let both = [(private, 81), (private, 82), (private, 82)];
+        fabric.allow_all(first.address, &both, ttl).expect("allow again");
         assert!(one.ask("192.168.7.7:81").is_ok());
         let error = |ip: [u8; 4], port| fabric.allow(first.address, ip.into(), port, ttl);
         assert!(matches!(error([192, 168, 7, 7], 80), Err(Error::NotNamed(..))));
