@@ -50,9 +50,11 @@ pub fn remove_parents(cgroup_parent: &str) -> Result<(), Error> {
     for top in layout.tops() {
         let mut path = top.join(cgroup_parent);
         while path != top && path.starts_with(top) {
-            // Another server's group may lie in it, or somebody may have put a process there.
-            if fs::remove_dir(&path).is_err() {
-                break;
+            match fs::remove_dir(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                // Another server's group may lie in it, or somebody may have put a process there.
+                Err(_) => break,
             }
             path.pop();
         }

@@ -86,7 +86,7 @@ fn context(worker: &Worker, spec: &BuildSpec) -> Result<Context, String> {
         files.push(ContextFile { path: file.path.clone(), source, digest, mode: entry.mode });
     }
     for (path, data) in &spec.context_inline {
-        files.push(images::context_bytes(std::path::Path::new(path), data));
+        files.push(ContextFile::of_bytes(path, data));
     }
     Ok(Context::new(files))
 }
