@@ -287,18 +287,19 @@ impl Inner {
     }
 
     fn admit(&self, container: Ipv4Addr, to: &[(Ipv4Addr, u16)], ttl: Duration) -> Result<()> {
+        let mut to = to.to_vec();
+        to.sort_unstable();
+        to.dedup();
         let mut extras = lock(&self.extras);
         let known = extras.get_mut(&container).ok_or(Error::Unknown(container))?;
-        for (ip, port) in to {
+        for (ip, port) in &to {
             self.reachable(*ip)?;
             if !known.ports.contains(port) {
                 return Err(Error::NotNamed(container, *port));
             }
         }
-        let (old, mut new): (Vec<_>, Vec<_>) =
+        let (old, new): (Vec<_>, Vec<_>) =
             to.iter().copied().partition(|to| known.admitted.contains(to));
-        new.sort_unstable();
-        new.dedup();
         if to.is_empty() {
             return Ok(());
         }
@@ -312,7 +313,7 @@ impl Inner {
             // Adding an element that is there does not prolong it.
             text += &rules::withdrawal(table, container, &old);
         }
-        text += &rules::admission(table, container, to, Some(seconds));
+        text += &rules::admission(table, container, &to, Some(seconds));
         known.admitted.extend(new);
         rules::apply(&text)
     }
