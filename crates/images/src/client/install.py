@@ -71,10 +71,12 @@ def requirements(metadata):
 
 def pinned(builder):
     """The client's own list of exact versions for a builder version."""
-    lists = PKG / "modal" / "builder"
-    path = lists / f"{builder}.txt"
-    if not path.exists():
-        names = sorted(path.stem for path in lists.glob("20*.txt"))
+    # Clients before 1.1 keep the lists in another folder.
+    paths = [path for name in ("builder", "requirements")
+             for path in (PKG / "modal" / name).glob("20*.txt")]
+    path = next((path for path in paths if path.stem == builder), None)
+    if path is None:
+        names = sorted(path.stem for path in paths)
         sys.exit(f"this client has no list of requirements for the builder version {builder}; "
                  f"it has {', '.join(names)}")
     lines = (line.split("#")[0].strip() for line in path.read_text().splitlines())
