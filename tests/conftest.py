@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -41,7 +40,7 @@ def modal(server):
 @pytest.fixture(scope="session")
 def warm(server):
     """Makes the base image, which takes minutes the first time, outside any test's time."""
-    done = server.run(modal_program(), "run", "tests/client/apps/warm_app.py", timeout=1_200)
+    done = server.run(serving.MODAL, "run", "tests/client/apps/warm_app.py", timeout=1_200)
     assert done.returncode == 0, done.stdout + done.stderr
     return server
 
@@ -62,7 +61,7 @@ def fresh_server(server, tmp_path, request):
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir()
         if images:
-            share_images(server.data_dir, directory)
+            serving.share_images(server.data_dir, directory)
         fresh = serving.Server(directory, tmp_path / f"server-{len(made)}.log", **variables)
         made.append((fresh, data_dir))
         request.node.palisade_servers = [(one, 0) for one, _ in made]
@@ -74,16 +73,6 @@ def fresh_server(server, tmp_path, request):
             assert fresh.stop() == 0, fresh.last_words()
         if not given:
             shutil.rmtree(fresh.data_dir)
-
-
-def share_images(source: Path, target: Path) -> None:
-    """Links the files of the image store: they are never written to again."""
-    subprocess.run(["cp", "-al", source / "images", target / "images"], check=True)
-
-
-def modal_program() -> str:
-    """The `modal` command of the running Python."""
-    return str(Path(sys.executable).parent / "modal")
 
 
 @pytest.fixture(autouse=True)

@@ -1,16 +1,21 @@
 """A real `palisade serve` process, and what a client needs to reach it."""
 
+import hashlib
 import os
 import re
 import shlex
 import shutil
 import signal
 import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
+# The `modal` command of the running Python.
+MODAL = str(Path(sys.executable).parent / "modal")
 BINARY = Path(os.environ.get("PALISADE_BIN", TARGET / "debug/palisade"))
 
 READY_SECONDS_MAX = 60
@@ -18,7 +23,7 @@ STOP_SECONDS_MAX = 30
 READY = re.compile(r"palisade is ready at (http://[0-9.]+:([0-9]+)) \(data in (.+)\)$")
 
 # What a data directory keeps between runs: it costs minutes, and holds nothing of a test.
-KEPT = ("images",)
+IMAGES = "worker/images"
 
 LEVEL = re.compile(r"\b(WARN|ERROR)\b|panicked at")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -28,16 +33,22 @@ FIRST_ID, IDS_EACH, RANGES_MAX = 1_879_048_192, 65_536, 4_096
 
 
 def cleared(data_dir: Path) -> Path:
-    """The data directory as if new, but for what is costly to make again."""
-    data_dir.mkdir(parents=True, exist_ok=True)
-    for entry in data_dir.iterdir():
-        if entry.name in KEPT:
-            continue
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
+    """The data directory as if new, but for the images."""
+    aside = data_dir.with_name(data_dir.name + "-images")
+    if not aside.exists() and (data_dir / IMAGES).exists():
+        (data_dir / IMAGES).rename(aside)
+    if data_dir.exists():
+        shutil.rmtree(data_dir)
+    (data_dir / IMAGES).parent.mkdir(parents=True)
+    if aside.exists():
+        aside.rename(data_dir / IMAGES)
     return data_dir
+
+
+def share_images(source: Path, target: Path) -> None:
+    """Links the files of an image store to another: they are never written to again."""
+    (target / IMAGES).parent.mkdir(parents=True)
+    subprocess.run(["cp", "-al", source / IMAGES, target / IMAGES], check=True)
 
 
 class Server:
@@ -159,26 +170,39 @@ class Server:
         )
 
 
-def _kill_later(process: subprocess.Popen, seconds: float):
-    import threading
-
+def _kill_later(process: subprocess.Popen, seconds: float) -> threading.Timer:
     timer = threading.Timer(seconds, process.kill)
     timer.daemon = True
     timer.start()
     return timer
 
 
-def container_processes() -> list[int]:
-    """Processes of this machine that run as an id of a container."""
+def container_processes(server: Server) -> list[int]:
+    """Processes below the server that run as an id of a container."""
     found = []
-    for status in Path("/proc").glob("[0-9]*/status"):
+    for pid in descendants(server.pid):
         try:
-            uid = int(re.search(r"^Uid:\s+(\d+)", status.read_text(), re.M)[1])
-        except (OSError, TypeError):
+            status = Path(f"/proc/{pid}/status").read_text()
+        except OSError:
             continue
+        uid = int(re.search(r"^Uid:\s+(\d+)", status, re.M)[1])
         if FIRST_ID <= uid < FIRST_ID + IDS_EACH * RANGES_MAX:
-            found.append(int(status.parent.name))
+            found.append(pid)
     return found
+
+
+def container_groups(server: Server) -> list[Path]:
+    """Control groups of the server's containers, in whichever hierarchies there are."""
+    worker = os.path.realpath(server.data_dir / "worker")
+    parent = f"palisade/{hashlib.sha256(worker.encode()).hexdigest()[:12]}"
+    tops = [Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()]
+    parents = {os.path.realpath(top / parent) for top in tops if (top / parent).is_dir()}
+    return [entry for one in parents for entry in Path(one).iterdir() if entry.is_dir()]
+
+
+def nothing_runs(server: Server) -> bool:
+    """No container of the server is left."""
+    return not container_processes(server) and not container_groups(server)
 
 
 def descendants(root: int) -> list[int]:

@@ -69,7 +69,7 @@ fn serve_and_run(
     let data = dir.join("data");
     let server = Server::start(binary, &data, &dir.join("server.log"))?;
     println!("the server is ready at {} (log in {})", server.url, dir.join("server.log").display());
-    if !data.join("images/keys").exists() {
+    if !data.join("worker/images/keys").exists() {
         println!("the first run makes the base image, which takes a few minutes; it is kept in");
         println!("{} for the next ones", data.display());
     }
