@@ -53,7 +53,7 @@ def fresh_server(server, tmp_path, request):
     """
     made = []
 
-    def make(images: bool = True, data_dir: Path | None = None, start: bool = True, **variables):
+    def make(images=True, data_dir: Path | None = None, start=True, flags=(), prefix=()):
         if images:
             request.getfixturevalue("warm")
         directory = data_dir or DATA / f"fresh-{os.getpid()}-{len(made)}"
@@ -62,7 +62,7 @@ def fresh_server(server, tmp_path, request):
             directory.mkdir()
         if images:
             serving.share_images(server.data_dir, directory)
-        fresh = serving.Server(directory, tmp_path / f"server-{len(made)}.log", **variables)
+        fresh = serving.Server(directory, tmp_path / f"server-{len(made)}.log", flags, prefix)
         made.append((fresh, data_dir))
         request.node.palisade_servers = [(one, 0) for one, _ in made]
         return fresh.start() if start else fresh

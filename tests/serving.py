@@ -54,9 +54,10 @@ def share_images(source: Path, target: Path) -> None:
 class Server:
     """A server on a data directory of its own; the port stays the same when it starts again."""
 
-    def __init__(self, data_dir: Path, log: Path, **variables: str):
+    def __init__(self, data_dir: Path, log: Path, flags=(), prefix=()):
+        """`flags` go to the server; `prefix` is a command that runs it, and its clients."""
         self.data_dir, self.log = data_dir, log
-        self.variables = variables
+        self.flags, self.prefix = list(flags), list(prefix)
         self.process: subprocess.Popen[str] | None = None
         self.url, self.env = "", {}
         self._listen = "127.0.0.1:0"
@@ -64,7 +65,8 @@ class Server:
     def command(self) -> list[str]:
         """What starts it. setpriv: should pytest die, the server ends."""
         serve = [str(BINARY), "serve", "--data-dir", str(self.data_dir), "--listen", self._listen]
-        return ["setpriv", "--pdeathsig", "TERM", "--", *serve]
+        death = ["setpriv", "--pdeathsig", "TERM", "--"]
+        return [*self.prefix, *death, *serve, *self.flags]
 
     def start(self) -> "Server":
         """Starts it and waits until it is ready; fails with its last words if it is not."""
@@ -75,7 +77,6 @@ class Server:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                env={**os.environ, **self.variables},
             )
         timer = _kill_later(self.process, READY_SECONDS_MAX)
         line = self.process.stdout.readline().rstrip("\n")
@@ -161,7 +162,7 @@ class Server:
     def run(self, *command: str, timeout: float = 120, **variables: str):
         """Runs a program with this server's settings; returns what it printed and its code."""
         return subprocess.run(
-            command,
+            [*self.prefix, *command],
             cwd=REPOSITORY,
             env={**os.environ, **self.env, **variables},
             capture_output=True,

@@ -14,34 +14,39 @@ DATA = HERE / "apps/source_data.txt"
 INSIDE = "/data/source_data.txt"
 
 
-def look(marker: str, name: str) -> dict:
-    """Lists all files, finds those with `marker`, then writes wherever it can."""
-    import os
+def looker():
+    """The function, made here so that it is pickled by value: its file is nowhere inside."""
 
-    found = []
-    for folder, folders, files in os.walk("/"):
-        if folder == "/":
-            folders[:] = [name for name in folders if name not in ("proc", "sys", "dev")]
-        found += [os.path.join(folder, file) for file in files]
-    texts = []
-    for path in found:
-        try:
-            with open(path, "rb") as file:
-                if marker.encode() in file.read(4 << 20):
-                    texts.append(path)
-        except OSError:
-            continue
-    with open("/data/source_data.txt") as file:
-        before = file.read()
-    writes = {}
-    for target in ("/data/source_data.txt", "/etc/passwd", "/pkg/modal/__init__.py", "/new"):
-        try:
-            with open(target, "a") as file:
-                file.write(f"# written by {name}\n")
-            writes[target] = "written"
-        except OSError as error:
-            writes[target] = type(error).__name__
-    return {"files": found, "texts": texts, "before": before, "writes": writes}
+    def look(marker: str, name: str) -> dict:
+        """Lists all files, finds those with `marker`, then writes wherever it can."""
+        import os
+
+        found = []
+        for folder, folders, files in os.walk("/"):
+            if folder == "/":
+                folders[:] = [name for name in folders if name not in ("proc", "sys", "dev")]
+            found += [os.path.join(folder, file) for file in files]
+        texts = []
+        for path in found:
+            try:
+                with open(path, "rb") as file:
+                    if marker.encode() in file.read(4 << 20):
+                        texts.append(path)
+            except OSError:
+                continue
+        with open("/data/source_data.txt") as file:
+            before = file.read()
+        writes = {}
+        for target in ("/data/source_data.txt", "/etc/passwd", "/pkg/modal/__init__.py", "/new"):
+            try:
+                with open(target, "a") as file:
+                    file.write(f"# written by {name}\n")
+                writes[target] = "written"
+            except OSError as error:
+                writes[target] = type(error).__name__
+        return {"files": found, "texts": texts, "before": before, "writes": writes}
+
+    return look
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +56,7 @@ def looks(modal, warm):
     image = modal.Image.debian_slim().add_local_file(DATA, INSIDE)
     function = app.function(
         image=image, serialized=True, single_use_containers=True, block_network=True
-    )(look)
+    )(looker())
     marker = DATA.read_text().split()[-1]
     with app.run():
         return [function.remote(marker, name) for name in ("first", "second")]
