@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::packages;
+use crate::packages::{self, Use};
 use crate::workspace::{Workspace, need_root};
 
 /// The verb of this program's second half, which runs inside the namespaces.
@@ -42,7 +42,7 @@ const SETTINGS: [&str; 10] = [
 /// Makes the root and runs `verbs` of a clean clone in it; `demo` and `test` if there are none.
 pub(crate) fn run(workspace: &Workspace, verbs: &[String]) -> Result<()> {
     need_root("`cargo xtask fresh`")?;
-    packages::install(workspace, false)?;
+    packages::install(workspace, Use::Server)?;
     let root = workspace.target.join("fresh/root");
     if root.exists() {
         // Mounts inside are gone with the namespaces of an earlier run.

@@ -1,6 +1,7 @@
 //! The developer's commands: `cargo xtask <verb>`. Everything that CI does is one of them.
 #![expect(clippy::print_stdout, reason = "a command line tool talks to the person at the prompt")]
 
+mod bench;
 mod check;
 mod demo;
 mod fresh;
@@ -25,6 +26,7 @@ usage: cargo xtask <verb>
   check    formatting, clippy and the rules of the house
   test     check, then all tests: Rust, the official client, attacks from inside containers
            (root; installs what is missing). Arguments after `test` go to pytest.
+  bench    times calls, and beside them what their parts cost (root; a release build)
   fresh    the two commands above (or the verbs named) on a machine with nothing: a Debian 12 root
            made for it, namespaces of its own, a clean clone of what is committed
   tidy     the rules of the house alone
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         "demo" => Workspace::find().and_then(|workspace| demo::run(&workspace)),
         "check" => Workspace::find().and_then(|workspace| check::run(&workspace)),
         "test" => Workspace::find().and_then(|w| suite::run(&w, &arguments[1..])),
+        "bench" => Workspace::find().and_then(|workspace| bench::run(&workspace)),
         "fresh" => Workspace::find().and_then(|w| fresh::run(&w, &arguments[1..])),
         fresh::INSIDE if arguments.len() == 3 => {
             fresh::run_inside(std::path::Path::new(&arguments[1]), &arguments[2])
