@@ -48,6 +48,16 @@ impl Plane {
         Ok(())
     }
 
+    /// Whether bytes are still there, asked inside the transaction that begins to count on them:
+    /// what is old is forgotten inside one, too.
+    pub(crate) async fn check_kept(&self, sha256: &str) -> Result<(), Refusal> {
+        let digest = sha256.parse().map_err(Refusal::internal)?;
+        match self.blobs.stat(digest).await.map_err(|error| refusal("blob", error))? {
+            Some(_) => Ok(()),
+            None => Err(Refusal::Conflict("the bytes were just forgotten: send them again".into())),
+        }
+    }
+
     /// The blob that a token opens for a caller: a container's door opens that container's alone.
     async fn opened(&self, token: &str, task: Option<&TaskId>) -> Result<Blob, Refusal> {
         let unknown = || Refusal::NotFound("there is no such blob".into());
@@ -78,6 +88,7 @@ impl Plane {
         let stored =
             self.blobs.put(body, expected).await.map_err(|error| refusal("body", error))?;
         let mut tx = self.store.begin().await?;
+        self.check_kept(&stored.digest.to_string()).await?;
         store::blobs::complete(&mut tx, &blob.id, &stored.digest.to_string()).await?;
         tx.commit().await?;
         Ok(Uploaded { md5_hex: stored.md5_hex })
