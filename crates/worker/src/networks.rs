@@ -10,7 +10,7 @@ use jail::network::{Attachment, Fabric, FabricConfig, Policy};
 use crate::net::dns::{Registration, Resolver, ResolverConfig};
 
 /// The port of the resolver on the gateway's address; containers ask port 53 and are led there.
-const DNS_PORT: u16 = 5_353;
+const DNS_PORT: u16 = 61_053;
 
 /// The network cannot be had.
 #[derive(Debug, thiserror::Error)]
