@@ -106,11 +106,20 @@ fn a_container_cannot_write_beyond_its_limit() {
     for mechanism in [Mechanism::Btrfs, Mechanism::Tmpfs] {
         alone(|dir| check_limit(dir, mechanism));
     }
+    // A large image keeps data and metadata apart, a small one does not.
+    alone(|dir| {
+        let large =
+            DiskConfig { capacity_bytes: Some(20 << 30), ..config(dir, Some(Mechanism::Btrfs)) };
+        check_limit_on(dir, &Disk::open(&large).expect("open"));
+    });
 }
 
 /// Fills one of two containers, and sees that it alone is full.
 fn check_limit(dir: &Path, mechanism: Mechanism) {
-    let disk = open(dir, mechanism);
+    check_limit_on(dir, &open(dir, mechanism));
+}
+
+fn check_limit_on(dir: &Path, disk: &Disk) {
     let full = disk.make("full", 32 * MIB).expect("make");
     let other = disk.make("other", 32 * MIB).expect("make");
     let merged = overlay(dir, &full.upper, &full.work);
