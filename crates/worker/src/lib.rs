@@ -3,11 +3,12 @@
 
 pub mod agent;
 pub mod door;
+pub mod net;
 pub mod networks;
 
 mod build;
 mod ids;
-mod limits;
+pub mod limits;
 mod mount_points;
 mod roots;
 mod steps;
