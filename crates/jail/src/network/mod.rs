@@ -28,6 +28,7 @@ mod pool;
 mod reaper;
 mod rules;
 mod slot;
+mod survey;
 mod uplinks;
 mod watch;
 
@@ -36,6 +37,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 pub use fabric::{Attachment, Fabric, FabricConfig};
 pub use ranges::Subnet;
+pub use survey::{Survey, survey};
 
 /// What a container with a network may reach beside public addresses. The default is nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
