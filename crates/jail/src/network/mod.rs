@@ -12,7 +12,8 @@
 //! packet that one of them drops is lost. A host whose forward policy is *drop* (as container
 //! engines set it) or whose input policy is needs rules that let the interfaces
 //! `<prefix><slot>n*` through; [`Fabric::obstacles`] names such chains. Nothing of the host's own
-//! firewall is changed.
+//! firewall is changed. When somebody empties the whole firewall, our table is put back at once;
+//! whoever changes the table itself is obeyed.
 //!
 //! Interfaces whose names begin with the configured prefix, and link groups 0x70616c00 and the 32
 //! that follow, are taken to be ours.
@@ -27,13 +28,16 @@ mod pool;
 mod reaper;
 mod rules;
 mod slot;
+mod survey;
 mod uplinks;
+mod watch;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
 pub use fabric::{Attachment, Fabric, FabricConfig};
 pub use ranges::Subnet;
+pub use survey::{Survey, survey};
 
 /// What a container with a network may reach beside public addresses. The default is nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
