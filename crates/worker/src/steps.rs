@@ -46,9 +46,9 @@ impl<'w> Steps<'w> {
         if !step.network {
             return Ok(Passthrough::default());
         }
-        let suite = package_settings::image_suite(&step.layers).map_err(failed)?;
+        let image = package_settings::image_apt(&step.layers).map_err(failed)?;
         let sharing = package_settings::Sharing::default();
-        package_settings::collect(&self.worker.host, suite.as_deref(), sharing).map_err(failed)
+        package_settings::collect(&self.worker.host, image.as_ref(), sharing).map_err(failed)
     }
 
     fn plan(
