@@ -1,4 +1,5 @@
 //! The store against a real SQLite file.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 use bytes::Bytes;
 use model::call::{Event, Input, Rules, State, step};

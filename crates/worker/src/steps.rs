@@ -101,7 +101,7 @@ impl<'w> Steps<'w> {
             },
             process: Process {
                 argv: step.argv.clone(),
-                env: settings.merge_env(&step.env),
+                env: environment(settings, step),
                 cwd: PathBuf::from(&step.cwd),
                 uid: user.uid,
                 gid: user.gid,
@@ -177,6 +177,18 @@ impl StepRunner for Steps<'_> {
         }
         Ok(())
     }
+}
+
+/// A step's environment: what every program expects, the host's settings, and over them what the
+/// image and the step say.
+fn environment(settings: &Passthrough, step: &RunStep) -> Vec<(String, String)> {
+    let usual = [("PATH", images::DEFAULT_PATH), ("HOME", "/root")];
+    let env = settings.merge_env(&step.env);
+    let absent = |name: &str| !env.iter().any(|(known, _)| known == name);
+    let usual = usual.into_iter().filter(|(name, _)| absent(name));
+    let mut all: Vec<_> = usual.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    all.extend(env);
+    all
 }
 
 /// Proxies on the host's own loopback, reachable at the same address inside.

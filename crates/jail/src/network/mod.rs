@@ -1,8 +1,9 @@
 //! Networks of containers that may reach the internet.
 //!
 //! A [`Fabric`] is one firewall table, one gateway address and up to
-//! [`crate::limits::ATTACHED_MAX`] containers, each on its own veth with one /32 address: there is no bridge, so containers do
-//! not meet below IP, and above it the table refuses them each other. What a container may reach
+//! [`crate::limits::ATTACHED_MAX`] containers, each on its own veth with one /32 address: there
+//! is no bridge, so containers do not meet below IP, and above it the table refuses them each
+//! other. What a container may reach
 //! is everything that is public, by IPv4; closed are this host (all of its addresses, but for
 //! names asked of the gateway), link-local and metadata addresses, private and special ranges,
 //! other containers and all of IPv6. What is closed is refused at once, not left to time out.
