@@ -21,6 +21,15 @@ pub struct ContextFile {
     pub mode: u32,
 }
 
+impl ContextFile {
+    /// A small file that is in memory, with mode 0644.
+    #[must_use]
+    pub fn of_bytes(path: &str, bytes: &[u8]) -> Self {
+        let (source, digest) = (Source::Bytes(bytes.into()), Digest::of(bytes));
+        Self { path: path.to_owned(), source, digest, mode: 0o644 }
+    }
+}
+
 /// Files that COPY may take.
 #[derive(Clone, Debug, Default)]
 pub struct Context {
@@ -443,7 +452,10 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn globs_end_and_stars_match_all(pattern in "[*?a\\[\\]\\\\^-]{0,12}", part in "[a-c\\[]{0,12}") {
+        fn globs_end_and_stars_match_all(
+            pattern in "[*?a\\[\\]\\\\^-]{0,12}",
+            part in "[a-c\\[]{0,12}",
+        ) {
             let _ = glob(&pattern, &part);
             proptest::prop_assert!(glob("*", &part));
         }

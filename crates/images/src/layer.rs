@@ -372,7 +372,6 @@ pub struct KeyLock<'s> {
 
 impl KeyLock<'_> {
     /// Waits for the turn.
-    #[must_use]
     pub fn hold(&self) -> MutexGuard<'_, ()> {
         lock(&self.lock)
     }
@@ -381,8 +380,10 @@ impl KeyLock<'_> {
 impl Drop for KeyLock<'_> {
     fn drop(&mut self) {
         let mut building = lock(&self.store.building);
-        // Two: the map's and ours. Nobody can take another while the map is locked.
-        if Arc::strong_count(&self.lock) <= 2 {
+        // Ours goes while the map is locked, so that of two that go at the same time the later
+        // one sees that the map's is the last.
+        drop(std::mem::take(&mut self.lock));
+        if building.get(&self.key).is_some_and(|lock| Arc::strong_count(lock) == 1) {
             building.remove(&self.key);
         }
     }
@@ -396,4 +397,106 @@ fn is_occupied(error: &io::Error) -> bool {
 /// A panic of another build leaves nothing half-changed behind these locks.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::{Error, Key, LayerStore};
+    use crate::image::Image;
+    use blobs::Digest;
+
+    fn open(dir: &tempfile::TempDir) -> LayerStore {
+        LayerStore::open(dir.path().join("store")).unwrap()
+    }
+
+    fn layer(store: &LayerStore, content: &str) -> Digest {
+        let draft = store.draft().unwrap();
+        fs::write(draft.upper().join("file"), content).unwrap();
+        fs::write(draft.work().join("scratch"), "gone").unwrap();
+        store.commit(draft).unwrap().unwrap()
+    }
+
+    fn names(dir: &std::path::Path) -> usize {
+        fs::read_dir(dir).unwrap().count()
+    }
+
+    #[test]
+    fn the_same_files_are_the_same_layer() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir);
+        let (one, two, other) = (layer(&store, "a"), layer(&store, "a"), layer(&store, "b"));
+        assert_eq!(one, two);
+        assert_ne!(one, other);
+        assert_eq!(store.list().unwrap().len(), 2);
+        assert_eq!(fs::read(store.diff(one).join("file")).unwrap(), b"a");
+        assert_eq!(store.size(one).unwrap().bytes, 1);
+        assert_eq!(names(&dir.path().join("store/tmp")), 0);
+        assert_eq!(store.diffs(&[one, other]).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_draft_without_files_is_no_layer() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir);
+        assert_eq!(store.commit(store.draft().unwrap()).unwrap(), None);
+        drop(store.draft().unwrap());
+        assert_eq!(names(&dir.path().join("store/tmp")), 0);
+    }
+
+    #[test]
+    fn a_changed_layer_is_found_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir);
+        let digest = layer(&store, "a");
+        store.verify(digest).unwrap();
+        fs::write(store.diff(digest).join("file"), "b").unwrap();
+        let error = store.verify(digest).unwrap_err();
+        assert!(matches!(error, Error::Changed { .. }), "{error}");
+        let nowhere = Digest::of(b"nowhere");
+        assert!(matches!(store.verify(nowhere), Err(Error::NotFound { .. })));
+        assert!(matches!(store.diffs(&[digest, nowhere]), Err(Error::NotFound { .. })));
+    }
+
+    #[test]
+    fn what_was_half_made_is_gone_and_what_was_made_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir);
+        let (digest, key) = (layer(&store, "a"), Key(Digest::of(b"key")));
+        let image = Image { layers: vec![digest], ..Image::default() };
+        store.remember(key, &image).unwrap();
+        let salt = *store.salt();
+        // As after kill -9: nothing of the draft's own clean-up runs.
+        std::mem::forget(store.draft().unwrap());
+        fs::write(dir.path().join("store/tmp/half"), "half").unwrap();
+        drop(store);
+        let store = open(&dir);
+        assert_eq!(names(&dir.path().join("store/tmp")), 0);
+        assert_eq!(store.recall(key).unwrap(), Some(image));
+        assert_eq!(*store.salt(), salt);
+        assert!(store.remove(digest).unwrap());
+        assert!(!store.remove(digest).unwrap());
+        assert_eq!(store.recall(key).unwrap(), None);
+    }
+
+    #[test]
+    fn nobody_but_root_walks_into_layers() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir);
+        assert_eq!(fs::metadata(&store.dir).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn locks_of_keys_go_away_with_their_last_user() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, key) = (open(&dir), Key(Digest::of(b"key")));
+        let (one, two) = (store.lock(key), store.lock(key));
+        drop(one.hold());
+        drop(one);
+        assert_eq!(store.building.lock().unwrap().len(), 1);
+        drop(two);
+        assert!(store.building.lock().unwrap().is_empty());
+    }
 }

@@ -3,17 +3,30 @@
 //! Code of a step never runs here: it runs through a `StepRunner`, which the worker has.
 //! Everything here blocks; call it where blocking is fine.
 
+mod apt;
+mod build;
+pub mod catalogue;
+mod client;
 mod context;
+mod debian;
 mod image;
+mod key;
 mod layer;
-mod limits;
+pub mod limits;
 mod listing;
+pub mod package_settings;
 pub mod recipe;
+mod scope;
 mod step;
 mod tree;
 
+pub use build::{Builder, Error as BuildError, Log, Request, Secrets};
+pub use client::{Client, Error as ClientError};
 pub use context::{Context, ContextFile, CopyError};
+pub use debian::Error as DebianError;
 pub use image::{Config, DEFAULT_PATH, Image};
 pub use layer::{Draft, Error as LayerError, Key, KeyLock, LayerStore, Size};
 pub use listing::ListError;
+
 pub use step::{Entry, EntryKind, Exit, RunError, RunStep, Source, StepDirs, StepRunner};
+pub use tree::TreeError;

@@ -11,6 +11,9 @@ pub const LAYER_ENTRIES_MAX: u64 = 4_000_000;
 /// Folders below each other in one layer. The walk holds one descriptor for each.
 pub const LAYER_DEPTH_MAX: usize = 512;
 
+/// Folders below each other that a removal follows before it moves what is deeper to the top.
+pub(crate) const REMOVE_DEPTH_MAX: usize = 256;
+
 /// Bytes of extended attributes of one file that are looked at.
 pub(crate) const XATTR_BYTES_MAX: usize = 64 << 10;
 
@@ -38,5 +41,5 @@ pub(crate) const LINE_CHARS_MAX: usize = 160;
 /// Names of files that an error lists.
 pub(crate) const NAMES_SHOWN_MAX: usize = 8;
 
-/// Bytes of one line that a build's log gets from this crate.
-pub(crate) const OUTPUT_LINE_BYTES_MAX: usize = 4 << 10;
+/// Bytes of one argument of a command; the kernel takes no longer ones (MAX_ARG_STRLEN).
+pub(crate) const COMMAND_BYTES_MAX: usize = 128 << 10;

@@ -24,13 +24,13 @@ const OPAQUE: &CStr = c"trusted.overlay.opaque";
 
 /// What a tree holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Summary {
+pub(crate) struct Summary {
     /// The sha256 of the listing.
-    pub digest: Digest,
+    pub(crate) digest: Digest,
     /// Bytes of all files' content, each hard-linked file once.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Files, folders and links, the root not counted.
-    pub entries: u64,
+    pub(crate) entries: u64,
 }
 
 /// What to do with what a layer must not hold.

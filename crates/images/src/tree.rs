@@ -6,9 +6,10 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 
-use crate::limits::TEXT_BYTES_MAX;
+use crate::limits::{REMOVE_DEPTH_MAX, TEXT_BYTES_MAX};
 
 /// A failed access to a file of a tree.
 #[derive(Debug, thiserror::Error)]
@@ -22,7 +23,7 @@ pub struct TreeError {
 
 /// An opened tree.
 #[derive(Debug)]
-pub struct Tree {
+pub(crate) struct Tree {
     root: PathBuf,
     fd: OwnedFd,
 }
@@ -32,7 +33,7 @@ impl Tree {
     ///
     /// # Errors
     /// When `root` is no folder that can be opened.
-    pub fn open(root: &Path) -> Result<Self, TreeError> {
+    pub(crate) fn open(root: &Path) -> Result<Self, TreeError> {
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::PATH;
         let fd = rustix::fs::open(root, flags, Mode::empty()).map_err(|e| TreeError {
             action: "opening",
@@ -47,7 +48,7 @@ impl Tree {
     ///
     /// # Errors
     /// When the file cannot be read or is larger than a text may be.
-    pub fn read(&self, path: &str) -> Result<Option<Vec<u8>>, TreeError> {
+    pub(crate) fn read(&self, path: &str) -> Result<Option<Vec<u8>>, TreeError> {
         let file = match self.resolve(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()) {
             Err(e) if is_missing(&e) => return Ok(None),
             opened => opened.map_err(|e| self.fail("opening", path, e))?,
@@ -70,7 +71,7 @@ impl Tree {
     ///
     /// # Errors
     /// When the file cannot be made or written.
-    pub fn write(&self, path: &str, bytes: &[u8], mode: u32) -> Result<(), TreeError> {
+    pub(crate) fn write(&self, path: &str, bytes: &[u8], mode: u32) -> Result<(), TreeError> {
         self.remove(path)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
         let file = self
@@ -86,7 +87,7 @@ impl Tree {
     ///
     /// # Errors
     /// When the link cannot be made.
-    pub fn link(&self, path: &str, target: &str) -> Result<(), TreeError> {
+    pub(crate) fn link(&self, path: &str, target: &str) -> Result<(), TreeError> {
         let (folder, name) = self.folder_of(path)?;
         rustix::fs::symlinkat(target, folder, name).map_err(|e| self.fail("making", path, e.into()))
     }
@@ -95,13 +96,13 @@ impl Tree {
     ///
     /// # Errors
     /// When it is there and cannot be removed.
-    pub fn remove(&self, path: &str) -> Result<(), TreeError> {
+    pub(crate) fn remove(&self, path: &str) -> Result<(), TreeError> {
         let (folder, name) = match self.folder_of(path) {
             Err(e) if is_missing(&e.source) => return Ok(()),
             found => found?,
         };
         match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
-            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(e) => Err(self.fail("removing", path, e.into())),
         }
     }
@@ -126,11 +127,56 @@ impl Tree {
 }
 
 /// Removes a folder with all that is in it; a missing one is fine.
+///
+/// A container can nest folders so deep that no recursion and no number of descriptors is enough
+/// to follow. What lies below a certain depth is therefore moved to the top first.
 pub(crate) fn remove_all(path: &Path) -> io::Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let root = match rustix::fs::openat(CWD, path, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::NOTDIR | Errno::LOOP) => return std::fs::remove_file(path),
+        opened => opened?,
+    };
+    let mut moved = 0;
+    loop {
+        let before = moved;
+        clear(&root, &root, 0, &mut moved)?;
+        if moved == before {
+            return std::fs::remove_dir(path);
+        }
     }
+}
+
+/// Removes what is in `folder`, and counts what it moves from there into `root` instead.
+fn clear(root: &OwnedFd, folder: &OwnedFd, depth: usize, moved: &mut u64) -> io::Result<()> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(folder)? {
+        let entry = entry?;
+        if entry.file_name() != c"." && entry.file_name() != c".." {
+            names.push(entry.file_name().to_owned());
+        }
+    }
+    for name in names {
+        match rustix::fs::unlinkat(folder, &name, AtFlags::empty()) {
+            Err(Errno::ISDIR | Errno::PERM) => {}
+            unlinked => {
+                unlinked?;
+                continue;
+            }
+        }
+        if depth >= REMOVE_DEPTH_MAX {
+            *moved += 1;
+            let place = format!("palisade-moved-{moved}-{:x}", rand::random::<u64>());
+            rustix::fs::renameat(folder, &name, root, place)?;
+            continue;
+        }
+        let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let below = rustix::fs::openat(folder, &name, flags, Mode::empty())?;
+        clear(root, &below, depth + 1, moved)?;
+        drop(below);
+        rustix::fs::unlinkat(folder, &name, AtFlags::REMOVEDIR)?;
+    }
+    Ok(())
 }
 
 /// Writes what a rename changed in `dir` to the disk.
@@ -145,7 +191,7 @@ fn is_missing(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::Tree;
+    use super::{Tree, remove_all};
 
     #[test]
     fn links_do_not_lead_out_of_the_tree() {
@@ -173,5 +219,34 @@ mod tests {
         tree.remove("/file").unwrap();
         tree.remove("/nowhere/file").unwrap();
         assert_eq!(tree.read("/file").unwrap(), None);
+    }
+
+    #[test]
+    fn folders_of_any_depth_are_removed() {
+        // In memory: tens of thousands of folders on a disk take a minute.
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let outside = dir.path().join("outside");
+        std::fs::write(&outside, "stays").unwrap();
+        let top = dir.path().join("top");
+        std::fs::create_dir(&top).unwrap();
+        std::os::unix::fs::symlink(&outside, top.join("link")).unwrap();
+        // Deeper than a path can say and than there are descriptors.
+        let mut folder = std::fs::File::open(&top).unwrap();
+        for depth in 0..30_000 {
+            let mode = rustix::fs::Mode::RWXU;
+            rustix::fs::mkdirat(&folder, "d", mode).unwrap();
+            let flags = rustix::fs::OFlags::DIRECTORY;
+            if depth % 1000 == 0 {
+                rustix::fs::symlinkat("..", &folder, "up").unwrap();
+            }
+            folder = rustix::fs::openat(&folder, "d", flags, mode).unwrap().into();
+        }
+        drop(folder);
+        remove_all(&top).unwrap();
+        remove_all(&top).unwrap();
+        assert!(!top.exists());
+        assert_eq!(std::fs::read(&outside).unwrap(), b"stays");
+        remove_all(&outside).unwrap();
+        assert!(!outside.exists());
     }
 }

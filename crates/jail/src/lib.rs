@@ -39,7 +39,7 @@ pub use plan::{Bind, BindIds, IdRange, InlineFile, Limits, Plan, Process, Refuse
 pub use root::{Entry, Error as RootError, Facts, Kind, Root};
 pub use setup::{child_main, is_child};
 pub use spawn::{Error, Prepared, Stdio, prepare, prepare_with};
-pub use sweep::{Swept, sweep};
+pub use sweep::{Swept, remove_parents, sweep};
 
 /// The source that every mount of ours names: it tells in a list of mounts whose they are.
 const MOUNT_SOURCE: &str = "palisade";

@@ -39,3 +39,25 @@ pub fn sweep(cgroup_parent: &str) -> Result<Swept, Error> {
     }
     failed.map_or(Ok(swept), Err)
 }
+
+/// Removes the control group `cgroup_parent` and those above it that are named in it, in every
+/// tree, as far as they are empty: for a caller that ends and has ended its containers.
+///
+/// # Errors
+/// When the trees cannot be found.
+pub fn remove_parents(cgroup_parent: &str) -> Result<(), Error> {
+    let layout = Layout::detect().map_err(Error::Layout)?;
+    for top in layout.tops() {
+        let mut path = top.join(cgroup_parent);
+        while path != top && path.starts_with(top) {
+            match fs::remove_dir(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                // Another server's group may lie in it, or somebody may have put a process there.
+                Err(_) => break,
+            }
+            path.pop();
+        }
+    }
+    Ok(())
+}

@@ -17,7 +17,7 @@ use store::{Hint, functions, inputs, tasks};
 
 use crate::Plane;
 use crate::api::start::task_spec;
-use crate::limits::SCAN_EVERY;
+use crate::limits::{SCAN_EVERY, STOP_GRACE};
 use crate::queue::Kills;
 
 /// Starts that failed in a row, by function, with how the last one ended.
@@ -145,7 +145,11 @@ async fn start(
         let alive = tasks::alive(&mut *plane.store.read().await?).await?;
         match place(&plane.fleet.views(&reserved(&alive)), &wish) {
             Ok(worker) => worker,
-            Err(Unplaceable::Full | Unplaceable::NoWorker) => return Ok(false),
+            Err(Unplaceable::NoWorker) => return Ok(false),
+            Err(Unplaceable::Full) => {
+                make_room(plane, &alive).await?;
+                return Ok(false);
+            }
             Err(error @ Unplaceable::TooLarge(_)) => {
                 let outcome = Outcome::without_data(Status::InitFailure, error.to_string());
                 plane.fail_queued(&function.id, &outcome).await?;
@@ -184,6 +188,37 @@ async fn start(
     };
     crate::reports::ended(plane, &id, End::NotStarted { reason }).await?;
     Ok(false)
+}
+
+/// Sends the container home that has been idle for longest and is not kept: another function has
+/// inputs and no room. One at a time; the next look may send another.
+async fn make_room(plane: &Plane, alive: &[Task]) -> Result<(), store::Error> {
+    if alive.iter().any(|task| task.phase == Phase::Draining) {
+        return Ok(());
+    }
+    let mut idle: Option<&Task> = None;
+    let mut db = plane.store.read().await?;
+    for task in alive.iter().filter(|task| task.phase == Phase::Ready) {
+        let function = plane.functions.get(&mut db, &task.function).await?;
+        let Some(spec) = function.as_ref().and_then(|function| function.spec.as_ref()) else {
+            continue;
+        };
+        let of_function = alive.iter().filter(|other| other.function == task.function).count();
+        if of_function <= spec.scaling.min_containers as usize
+            || idle.is_some_and(|idle| idle.ready_at <= task.ready_at)
+            || !inputs::of_task(&mut db, &task.id).await?.is_empty()
+            || inputs::counts(&mut db, &task.function, plane.now()).await?.0 > 0
+        {
+            continue;
+        }
+        idle = Some(task);
+    }
+    drop(db);
+    let Some(task) = idle else { return Ok(()) };
+    tracing::debug!(task = %task.id, "an idle container makes room");
+    let mut kills = Kills::default();
+    kills.add(task.id.clone(), STOP_GRACE);
+    plane.end_tasks(kills).await
 }
 
 fn reserved(alive: &[Task]) -> HashMap<WorkerId, Reservation> {

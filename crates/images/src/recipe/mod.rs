@@ -13,7 +13,8 @@ mod parse;
 mod words;
 
 pub use parse::parse;
-pub(crate) use words::expand;
+pub(crate) use parse::platform;
+pub(crate) use words::{expand, expand_text};
 
 /// A recipe: one FROM and what follows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +48,8 @@ pub enum Instruction {
         command: Command,
         /// Whether the step reaches the network (`--network=none` says no).
         network: bool,
+        /// Whether it was written with a cache, which only makes steps faster.
+        has_cache: bool,
     },
     /// `COPY`, or `ADD` where it does the same.
     Copy(Copy),

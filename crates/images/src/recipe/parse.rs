@@ -110,14 +110,15 @@ impl<'l> Parser<'l> {
 
     fn run(&self) -> Result<Instruction, Problem> {
         let Flags { flags, rest } = self.flags();
-        let mut network = true;
+        let (mut network, mut has_cache) = (true, false);
         for (flag, value) in flags {
             match (flag, value) {
                 ("network", "none") => network = false,
                 ("network", "default") => network = true,
                 // Without a cache between builds the step does the same, only slower.
-                ("mount", value) if value.split(',').any(|part| part == "type=cache") => {}
-                ("mount", value) if value.split(',').any(|part| part == "type=tmpfs") => {}
+                ("mount", value) if value.split(',').any(|part| part == "type=cache") => {
+                    has_cache = true;
+                }
                 ("mount" | "network" | "security", _) => {
                     let what = format!("RUN --{flag}={value}");
                     let instead = "known are --network=none, --network=default and \
@@ -132,7 +133,12 @@ impl<'l> Parser<'l> {
             return Err(Problem::Missing("RUN", "a command"));
         }
         let command = match self.line.heredocs.as_slice() {
-            [] => command(rest),
+            [] => match command(rest) {
+                Command::Exec(argv) if argv.is_empty() => {
+                    return Err(Problem::Missing("RUN", "a command"));
+                }
+                command => command,
+            },
             // Nothing but the document: it is the script. An expanding delimiter would expand
             // nothing: the shell that gets the script does.
             [document] if rest == document.token => match document.content.starts_with("#!") {
@@ -144,7 +150,7 @@ impl<'l> Parser<'l> {
                 Command::Shell(format!("{rest}\n{documents}"))
             }
         };
-        Ok(Instruction::Run { command, network })
+        Ok(Instruction::Run { command, network, has_cache })
     }
 
     fn copy(&self, name: &'static str, is_add: bool) -> Result<Copy, Problem> {
@@ -294,7 +300,7 @@ fn check_name(name: &str) -> Result<(), Problem> {
 
 fn is_remote(path: &str) -> bool {
     let starts = |prefix: &&str| path.to_lowercase().starts_with(prefix);
-    ["http://", "https://", "git://", "ssh://", "git@"].iter().any(|prefix| starts(prefix))
+    ["http://", "https://", "git://", "ssh://", "git@"].iter().any(starts)
 }
 
 /// The platform of this machine as Docker names it.

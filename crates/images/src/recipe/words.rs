@@ -55,6 +55,30 @@ pub(crate) fn expand(
     expansion.read_until(None)
 }
 
+/// Puts in variables and leaves quotes alone. The escape character only saves a `$`, itself or a
+/// line end.
+pub(crate) fn expand_text(
+    text: &str,
+    escape: char,
+    lookup: &dyn Fn(&str) -> Option<String>,
+) -> Result<String, Problem> {
+    let mut expansion = Expansion { rest: text, escape, lookup };
+    let mut out = String::new();
+    while let Some(c) = expansion.take() {
+        match c {
+            '$' => out.push_str(&expansion.read_variable()?),
+            _ if c == escape => match expansion.take() {
+                Some('$') => out.push('$'),
+                Some(next) if next == escape => out.push(escape),
+                Some('\n') => {}
+                next => out.extend([Some(c), next].into_iter().flatten()),
+            },
+            _ => out.push(c),
+        }
+    }
+    Ok(out)
+}
+
 struct Expansion<'t, 'l> {
     rest: &'t str,
     escape: char,
@@ -165,7 +189,7 @@ impl Expansion<'_, '_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Problem, expand, split};
+    use super::{Problem, expand, expand_text, split};
 
     fn lookup(name: &str) -> Option<String> {
         match name {
@@ -213,6 +237,13 @@ mod tests {
         check("${A:-x", Problem::Variable("x".to_owned()));
         let text = "say which".to_owned();
         check("${NO:?say which}", Problem::Unset { name: "NO".to_owned(), text });
+    }
+
+    #[test]
+    fn here_documents_keep_their_quotes() {
+        let text = "it's \"$A\" \\$A \\n \\\\ ${NO:-else}\n";
+        let wanted = "it's \"one\" $A \\n \\ else\n";
+        assert_eq!(expand_text(text, '\\', &lookup).as_deref(), Ok(wanted));
     }
 
     #[test]

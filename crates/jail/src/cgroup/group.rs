@@ -59,6 +59,8 @@ pub struct Usage {
     pub cpu_us: u64,
     /// Processes and threads now, the container's own first process included.
     pub pids: u64,
+    /// How often a new process or thread was refused because of the limit.
+    pub pids_refused: u64,
 }
 
 /// Which of the two file formats a controller speaks, and where.
@@ -225,7 +227,8 @@ impl Group {
             None => 0,
         };
         let pids = number(self.pids.path(), "pids.current")?;
-        Ok(Usage { memory_bytes, memory_peak_bytes, cpu_us, pids })
+        let pids_refused = keyed(self.pids.path(), "pids.events", "max")?;
+        Ok(Usage { memory_bytes, memory_peak_bytes, cpu_us, pids, pids_refused })
     }
 
     /// Kills every process at once where v2 is there, else one after the other.

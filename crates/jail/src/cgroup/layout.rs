@@ -57,6 +57,11 @@ impl Layout {
         self.v1.iter().find(holds).map(|(path, _)| path.as_path())
     }
 
+    /// Tops of all trees.
+    pub(crate) fn tops(&self) -> impl Iterator<Item = &Path> {
+        self.v2.iter().map(|(top, _)| top).chain(self.v1.iter().map(|(top, _)| top)).map(|p| &**p)
+    }
+
     /// Top of v2's tree if it holds `controller`.
     pub(crate) fn v2_of(&self, controller: &str) -> Option<&Path> {
         let (path, names) = self.v2.as_ref()?;

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use rustix::net::netdevice::name_to_index;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::limits::{EXTRA_SECONDS_MAX, EXTRAS_MAX, SENDING_MS_MAX};
 use super::link::{self, End, Mac};
 use super::netlink::Netlink;
 use super::opening::{anchor, check, choose_slot, choose_subnet, mtu, remove, sweep};
@@ -20,6 +19,7 @@ use super::rules::{self, Ruleset};
 use super::slot::{Hold, Slot};
 use super::uplinks::Uplinks;
 use super::{Error, Policy, Result, at};
+use crate::limits::{EXTRA_SECONDS_MAX, EXTRAS_MAX, SENDING_MS_MAX};
 
 /// What a fabric is called and where its addresses lie.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -187,13 +187,27 @@ impl Fabric {
     }
 
     /// Lets the container at `container` reach `ip` and `port` by TCP for `ttl`, at most
-    /// [`EXTRA_SECONDS_MAX`], because one of its policy's names has that address.
+    /// [`EXTRA_SECONDS_MAX`], because one of its policy's names has that address. A connection
+    /// that was opened in time goes on.
     ///
     /// # Errors
-    /// If the container or the port is not known, if nobody may reach the address, if the
-    /// container has too many of them, or if `nft` fails.
+    /// As [`Fabric::allow_all`].
     pub fn allow(&self, container: Ipv4Addr, ip: Ipv4Addr, port: u16, ttl: Duration) -> Result<()> {
-        self.inner.admit(container, (ip, port), ttl)
+        self.allow_all(container, &[(ip, port)], ttl)
+    }
+
+    /// [`Fabric::allow`] for several destinations in one step.
+    ///
+    /// # Errors
+    /// If the container or a port is not known, if nobody may reach an address, if the container
+    /// has too many of them, or if `nft` fails; then none is let through.
+    pub fn allow_all(
+        &self,
+        container: Ipv4Addr,
+        to: &[(Ipv4Addr, u16)],
+        ttl: Duration,
+    ) -> Result<()> {
+        self.inner.admit(container, to, ttl)
     }
 
     /// Ends all attachments and removes the table and the gateway: afterwards the host's
@@ -272,25 +286,35 @@ impl Inner {
         rules::apply(&rules::admission(&self.slot.table, container, also, None))
     }
 
-    fn admit(&self, container: Ipv4Addr, to: (Ipv4Addr, u16), ttl: Duration) -> Result<()> {
-        self.reachable(to.0)?;
+    fn admit(&self, container: Ipv4Addr, to: &[(Ipv4Addr, u16)], ttl: Duration) -> Result<()> {
+        let mut to = to.to_vec();
+        to.sort_unstable();
+        to.dedup();
         let mut extras = lock(&self.extras);
         let known = extras.get_mut(&container).ok_or(Error::Unknown(container))?;
-        if !known.ports.contains(&to.1) {
-            return Err(Error::NotNamed(container, to.1));
+        for (ip, port) in &to {
+            self.reachable(*ip)?;
+            if !known.ports.contains(port) {
+                return Err(Error::NotNamed(container, *port));
+            }
+        }
+        let (old, new): (Vec<_>, Vec<_>) =
+            to.iter().copied().partition(|to| known.admitted.contains(to));
+        if to.is_empty() {
+            return Ok(());
+        }
+        if known.admitted.len() + new.len() > EXTRAS_MAX {
+            return Err(Error::TooMany);
         }
         let table = &self.slot.table;
         let seconds = ttl.as_secs().clamp(1, EXTRA_SECONDS_MAX);
         let mut text = String::new();
-        if known.admitted.contains(&to) {
+        if !old.is_empty() {
             // Adding an element that is there does not prolong it.
-            text += &rules::withdrawal(table, container, &[to]);
-        } else if known.admitted.len() >= EXTRAS_MAX {
-            return Err(Error::TooMany);
-        } else {
-            known.admitted.push(to);
+            text += &rules::withdrawal(table, container, &old);
         }
-        text += &rules::admission(table, container, &[to], Some(seconds));
+        text += &rules::admission(table, container, &to, Some(seconds));
+        known.admitted.extend(new);
         rules::apply(&text)
     }
 

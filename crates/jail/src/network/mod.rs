@@ -1,7 +1,7 @@
 //! Networks of containers that may reach the internet.
 //!
-//! A [`Fabric`] is one firewall table, one gateway address and up to [`limits::ATTACHED_MAX`]
-//! containers, each on its own veth with one /32 address: there is no bridge, so containers do
+//! A [`Fabric`] is one firewall table, one gateway address and up to
+//! [`crate::limits::ATTACHED_MAX`] containers, each on its own veth with one /32 address: there is no bridge, so containers do
 //! not meet below IP, and above it the table refuses them each other. What a container may reach
 //! is everything that is public, by IPv4; closed are this host (all of its addresses, but for
 //! names asked of the gateway), link-local and metadata addresses, private and special ranges,
@@ -17,7 +17,6 @@
 //! Interfaces whose names begin with the configured prefix, and link groups 0x70616c00 and the 32
 //! that follow, are taken to be ours.
 
-pub mod limits;
 pub mod ranges;
 
 mod fabric;
@@ -64,7 +63,7 @@ pub enum Error {
     NoSubnet,
     #[error("network dns port 0 is no port")]
     DnsPort,
-    #[error("all {} networks of this host are in use by running servers", limits::SLOTS_MAX)]
+    #[error("all {} networks of this host are in use by running servers", crate::limits::SLOTS_MAX)]
     NoSlot,
     #[error("another server on this host is opening or closing its network and does not finish")]
     Busy,
@@ -82,13 +81,13 @@ pub enum Error {
     Sysctl(String, #[source] io::Error),
     #[error("start the network's background thread")]
     Thread(#[source] io::Error),
-    #[error("all {} addresses of the network are in use", limits::ATTACHED_MAX)]
+    #[error("all {} addresses of the network are in use", crate::limits::ATTACHED_MAX)]
     NoAddress,
     #[error("network policy lets {0} pass, which is an ipv6 address: ipv6 is closed")]
     Ipv6(IpAddr),
     #[error("network policy lets {0} pass, which no container may reach")]
     Never(Ipv4Addr),
-    #[error("network policy names more than {} extra destinations", limits::EXTRAS_MAX)]
+    #[error("network policy names more than {} extra destinations", crate::limits::EXTRAS_MAX)]
     TooMany,
     #[error("no container with a network has the address {0}")]
     Unknown(Ipv4Addr),

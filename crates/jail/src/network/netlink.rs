@@ -12,7 +12,7 @@ use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-use super::limits::{DUMP_MESSAGES_MAX, NETLINK_BYTES_MAX, NETLINK_MS_MAX};
+use crate::limits::{DUMP_MESSAGES_MAX, NETLINK_BYTES_MAX, NETLINK_MS_MAX};
 
 const HEADER_BYTES: usize = 16;
 

@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
-use super::limits::ATTACHED_MAX;
 use super::ranges::Subnet;
 use super::{Error, Result};
+use crate::limits::ATTACHED_MAX;
 
 /// The addresses of a share that are in use.
 #[derive(Debug)]

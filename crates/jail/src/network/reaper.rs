@@ -10,9 +10,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::fabric::{Inner, lock};
-use super::limits::{ATTACHED_MAX, LOOK_MS_MAX};
 use super::netlink::Netlink;
 use super::{Error, Result, at, link};
+use crate::limits::{ATTACHED_MAX, LOOK_MS_MAX};
 
 /// The thread and the way to it.
 #[derive(Debug)]

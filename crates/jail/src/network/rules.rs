@@ -1,8 +1,9 @@
 //! The firewall: one nftables table, put in place as a whole.
 //!
 //! Every packet of a container is judged twice, before and after the host's own address
-//! translation (which may turn a closed destination into an open-looking one and back), and
-//! each time on its own: that a connection is established opens nothing outwards.
+//! translation (which may turn a closed destination into an open-looking one and back). A TCP
+//! connection that a container was allowed to open goes on when the time of an extra destination
+//! is over; nothing that somebody else opened lets a container send more than answers.
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
@@ -12,9 +13,9 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::MemfdFlags;
 
-use super::limits::{FLOWS_MAX, NFT_MS_MAX};
 use super::ranges::{NEVER, PRIVATE, Subnet};
 use super::{Error, Result};
+use crate::limits::{FLOWS_MAX, NFT_MS_MAX};
 
 /// What the table's text depends on.
 #[derive(Debug)]
@@ -63,6 +64,7 @@ table inet {table} {{
     fib daddr type {{ broadcast, anycast, multicast, unspec }} goto refuse
     ip daddr @never goto refuse
     ip saddr . ip daddr . tcp dport @extra accept
+    meta l4proto tcp ct state established ct direction original accept
     ip daddr @private goto refuse
     accept
   }}
@@ -72,6 +74,7 @@ table inet {table} {{
     ip daddr {gateway} tcp dport {{ 53, {dns_port} }} accept
     ip daddr @never goto refuse
     ip saddr . ip daddr . tcp dport @extra accept
+    meta l4proto tcp ct state established ct direction original accept
     goto refuse
   }}
   chain before {{

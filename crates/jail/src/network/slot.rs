@@ -7,9 +7,9 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
-use super::limits::{CHANGE_MS_MAX, SLOTS_MAX};
 use super::ranges::Subnet;
 use super::{Error, Result};
+use crate::limits::{CHANGE_MS_MAX, SLOTS_MAX};
 
 /// A name that one process of this network namespace holds at a time: an abstract socket
 /// address, which the kernel frees when its holder is gone, however it went.

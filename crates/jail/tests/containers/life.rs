@@ -87,7 +87,7 @@ fn dropping_ends_too() {
     assert!(!Path::new(&format!("/proc/{pid}")).exists());
     leaves_nothing(&ground);
     let running = start(&ground.plan("sleep 76543"));
-    assert!(is_running("sleep 76543"));
+    wait_until("the program runs", || is_running("sleep 76543"));
     drop(running.child);
     assert!(!is_running("sleep 76543"));
     leaves_nothing(&ground);

@@ -9,12 +9,16 @@ use crate::ground::{Ground, run, start};
 #[test]
 fn a_fork_bomb_stays_small() {
     let ground = Ground::new();
-    let mut plan = ground.plan("bomb() { bomb | bomb & }; bomb 2>/dev/null; sleep 30");
+    // The program itself needs no further process, so that it survives its bomb.
+    let script = "bomb() { bomb | bomb & }; (while true; do (bomb); done) 2>/dev/null & \
+                  exec sleep 30";
+    let mut plan = ground.plan(script);
     plan.limits.pids = 20;
     let running = start(&plan);
     std::thread::sleep(Duration::from_millis(500));
     let usage = running.child.usage().unwrap();
     assert!((2..=21).contains(&usage.pids), "{usage:?}");
+    assert!(usage.pids_refused > 0, "{usage:?}");
     let ended = running.end().ended;
     assert_eq!((ended.exit, ended.oom), (Exit::Signal(9), false));
 }

@@ -56,15 +56,24 @@ impl World {
         let here = format!("/proc/{}/fd/{}", std::process::id(), fd_number(self.internet.as_fd()));
         // `ip` wants a file for the namespace; a descriptor of ours is one.
         run("ip", &["link", "set", "in0", "netns", &here]);
+        // No addresses that the kernel makes by itself, and so at a time of its own.
+        ip("link set up0 addrgenmode none");
         ip("addr add 198.51.100.2/24 dev up0");
+        ip("addr add 2001:db8:1::2/64 dev up0 nodad");
         ip("link set up0 up");
+        ip("-6 route add default via 2001:db8:1::1");
         inside(self.internet.as_fd(), || {
             ip("link set lo up");
             ip("addr add 198.51.100.1/24 dev in0");
+            ip("link set in0 addrgenmode none");
             ip("addr add 203.0.113.9/32 dev lo");
+            ip("addr add 2001:db8::1/128 dev lo");
+            ip("addr add 2001:db8:1::1/64 dev in0 nodad");
             BEYOND.iter().for_each(|address| ip(&format!("addr add {address}/32 dev lo")));
             ip("link set in0 up");
         });
+        await_up("up0");
+        inside(self.internet.as_fd(), || await_up("in0"));
         if default_route {
             ip("route add default via 198.51.100.1");
         } else {
@@ -173,6 +182,25 @@ pub(crate) fn snapshot() -> String {
         text += &format!("{}: {value}", name.display());
     }
     text
+}
+
+/// Asserts that the host's network looks as it did, and shows only what differs.
+pub(crate) fn assert_unchanged(before: &str) {
+    let after = snapshot();
+    let only = |a: &str, b: &str| -> Vec<String> {
+        a.lines().filter(|line| !b.lines().any(|l| l == *line)).map(str::to_owned).collect()
+    };
+    let (gone, new) = (only(before, &after), only(&after, before));
+    assert!(before == after, "gone: {gone:#?}\nnew: {new:#?}");
+}
+
+/// Waits until the kernel has noticed that both ends of a veth are up.
+pub(crate) fn await_up(name: &str) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !run("ip", &["-o", "link", "show", name]).contains("state UP") {
+        assert!(Instant::now() < deadline, "{name} does not come up");
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 pub(crate) fn ip(args: &str) {

@@ -182,7 +182,11 @@ async fn serve(
     }
 }
 
-impl tower::Service<Request<Body>> for Api {
+impl<B> tower::Service<Request<B>> for Api
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     type Response = Response<Body>;
     type Error = std::convert::Infallible;
     type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
@@ -191,8 +195,8 @@ impl tower::Service<Request<Body>> for Api {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
         let api = self.clone();
-        Box::pin(async move { Ok(api.answer(request).await) })
+        Box::pin(async move { Ok(api.answer(request.map(Body::new)).await) })
     }
 }

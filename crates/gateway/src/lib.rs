@@ -1,0 +1,30 @@
+//! HTTP: one port for the client's protocol (HTTP/2) and for blobs (HTTP/1.1 or 2). The same
+//! routes stand behind each container's own door, bound to what that container may have.
+
+mod port;
+mod transfer;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::get;
+use model::TaskId;
+use plane::api::table::RpcTable;
+use plane::{Api, Plane, Transport};
+
+pub use port::{Error, Port};
+
+/// The routes as they are met through one transport. `task` is the container whose door it is.
+pub fn routes(
+    plane: &Arc<Plane>,
+    tables: &Arc<[RpcTable]>,
+    transport: Transport,
+    task: Option<TaskId>,
+) -> Router {
+    let api = Api::new(plane.clone(), tables.clone(), transport);
+    let blobs = transfer::Blobs { plane: plane.clone(), task };
+    Router::new()
+        .route("/blobs/{token}", get(transfer::download).put(transfer::upload))
+        .with_state(blobs)
+        .fallback_service(api)
+}

@@ -1,0 +1,164 @@
+//! Which base images there are, and what each is made of.
+
+use crate::recipe::Problem;
+
+/// Minor versions of Python that a Debian suite has, and the suite. Debian has no others.
+const PYTHONS: [(u8, Suite); 3] = [(11, Suite::Bookworm), (13, Suite::Trixie), (14, Suite::Sid)];
+
+/// A Debian suite that base images are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suite {
+    /// Debian 12.
+    Bookworm,
+    /// Debian 13.
+    Trixie,
+    /// What Debian changes every day.
+    Sid,
+}
+
+impl Suite {
+    /// As apt writes it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bookworm => "bookworm",
+            Self::Trixie => "trixie",
+            Self::Sid => "sid",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "bookworm" | "oldstable" => Some(Self::Bookworm),
+            "trixie" | "stable" | "latest" => Some(Self::Trixie),
+            "sid" | "unstable" => Some(Self::Sid),
+            text => match text.split('.').next() {
+                Some("12") => Some(Self::Bookworm),
+                Some("13") => Some(Self::Trixie),
+                _ => None,
+            },
+        }
+    }
+}
+
+/// What a base image is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BaseRecipe {
+    /// Nothing.
+    Scratch,
+    /// A small Debian.
+    Debian(Suite),
+    /// A small Debian with the Python 3 of this minor version, as the official images have it.
+    Python {
+        /// 11 for Python 3.11.
+        minor: u8,
+        /// The suite that has it.
+        suite: Suite,
+    },
+}
+
+/// A base image that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// How it is made.
+    pub recipe: BaseRecipe,
+    /// What the user should know, where it is not exactly what was asked for.
+    pub note: Option<String>,
+}
+
+/// Looks a base image up by its name, as in FROM.
+///
+/// # Errors
+/// When there is no such image; the text says which there are.
+pub fn find(reference: &str) -> Result<Found, Problem> {
+    let name = reference.strip_prefix("docker.io/").unwrap_or(reference);
+    let name = name.strip_prefix("library/").unwrap_or(name);
+    let (name, tag) = name.split_once(':').unwrap_or((name, "latest"));
+    match name {
+        "scratch" => Ok(Found { recipe: BaseRecipe::Scratch, note: None }),
+        "debian" => {
+            let suite = tag.strip_suffix("-slim").unwrap_or(tag);
+            let suite = Suite::parse(suite).ok_or_else(|| unknown(reference))?;
+            Ok(Found { recipe: BaseRecipe::Debian(suite), note: None })
+        }
+        "python" => find_python(reference, tag),
+        _ => Err(unknown(reference)),
+    }
+}
+
+/// `3.11[.12]-slim[-bookworm]`.
+fn find_python(reference: &str, tag: &str) -> Result<Found, Problem> {
+    let mut parts = tag.split('-');
+    let version: Vec<&str> = parts.next().unwrap_or_default().split('.').collect();
+    let (minor, patch) = match version.as_slice() {
+        ["3", minor] => (minor.parse::<u8>(), None),
+        ["3", minor, patch] => (minor.parse::<u8>(), Some(*patch)),
+        _ => return Err(unknown(reference)),
+    };
+    let found = PYTHONS.iter().find(|(known, _)| minor.as_ref() == Ok(known));
+    let (minor, suite) = *found.ok_or_else(|| unknown(reference))?;
+    let asked = match (parts.next(), parts.next(), parts.next()) {
+        (Some("slim"), None, None) => None,
+        (Some("slim"), Some(suite), None) => Some(suite),
+        _ => return Err(unknown(reference)),
+    };
+    let mut note = String::new();
+    if let Some(patch) = patch {
+        note = format!("3.{minor}.{patch} was asked for; the newest 3.{minor} of Debian is used");
+    }
+    if let Some(asked) = asked.filter(|asked| *asked != suite.name()) {
+        let name = suite.name();
+        let and = if note.is_empty() { "" } else { ", and " };
+        note += &format!("{and}Debian has Python 3.{minor} in {name}, not in {asked}");
+    }
+    let note = (!note.is_empty()).then_some(note);
+    Ok(Found { recipe: BaseRecipe::Python { minor, suite }, note })
+}
+
+fn unknown(reference: &str) -> Problem {
+    Problem::Value {
+        what: "the base image",
+        value: reference.chars().take(200).collect(),
+        wanted: "there are python:3.11-slim, python:3.13-slim, python:3.14-slim (Debian has no \
+            other Python), debian:bookworm-slim, debian:trixie-slim and scratch; images of \
+            registries are not pulled yet",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BaseRecipe, Suite, find};
+
+    #[test]
+    fn names_lead_to_recipes() {
+        let check = |name: &str, recipe: BaseRecipe, note: Option<&str>| {
+            let found = find(name).unwrap();
+            assert_eq!(found.recipe, recipe, "{name}");
+            match (found.note, note) {
+                (None, None) => {}
+                (Some(found), Some(part)) => assert!(found.contains(part), "{found}"),
+                (found, wanted) => panic!("{name}: {found:?}, {wanted:?}"),
+            }
+        };
+        let python = |minor, suite| BaseRecipe::Python { minor, suite };
+        check("scratch", BaseRecipe::Scratch, None);
+        check("debian:bookworm-slim", BaseRecipe::Debian(Suite::Bookworm), None);
+        check("debian:13.1-slim", BaseRecipe::Debian(Suite::Trixie), None);
+        check("docker.io/library/debian", BaseRecipe::Debian(Suite::Trixie), None);
+        check("python:3.11-slim", python(11, Suite::Bookworm), None);
+        check("docker.io/python:3.11-slim-bookworm", python(11, Suite::Bookworm), None);
+        check("python:3.11.12-slim-bookworm", python(11, Suite::Bookworm), Some("3.11.12"));
+        check("python:3.13.3-slim-bookworm", python(13, Suite::Trixie), Some("not in bookworm"));
+        check("python:3.14-slim", python(14, Suite::Sid), None);
+    }
+
+    #[test]
+    fn what_is_not_there_is_answered_with_what_is() {
+        for name in
+            ["python:3.12-slim", "python:3.11", "python:3.11-alpine", "python:2.7-slim", "ubuntu"]
+        {
+            let error = find(name).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("python:3.11-slim"), "{error}");
+        }
+    }
+}

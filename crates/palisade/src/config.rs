@@ -1,0 +1,118 @@
+//! Flags and settings: the only reader of the command line and the environment.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Run code nobody trusts, on your own machine, driven by the official modal client.
+///
+/// An independent project: not made or endorsed by Modal Labs.
+#[derive(Debug, Parser)]
+#[command(name = "palisade", version, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the server: control plane, gateway and one worker in one process.
+    Serve(Serve),
+    /// Print the settings with which the modal client finds the running local server.
+    ///
+    /// Use it as: eval "$(palisade env)"
+    Env(Env),
+    /// Say what this machine offers, what is missing, and how to get it.
+    Doctor(Doctor),
+    /// Look at the images that were built.
+    Image(Image),
+}
+
+/// The data folder, common to all commands.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DataDir {
+    /// Where everything is kept: the database, files, image layers.
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/var/lib/palisade",
+        env = "PALISADE_DATA_DIR"
+    )]
+    pub(crate) data_dir: PathBuf,
+}
+
+/// `palisade serve`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Serve {
+    #[command(flatten)]
+    pub(crate) data: DataDir,
+    /// Address and port; loopback addresses only. Port 0 takes a free one.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:50051")]
+    pub(crate) listen: SocketAddr,
+    /// Largest argument, result or file, in bytes.
+    #[arg(long, value_name = "BYTES", default_value_t = plane::limits::PAYLOAD_BYTES_DEFAULT)]
+    pub(crate) payload_bytes_max: u64,
+    /// Memory of a container whose function says nothing, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 1_024)]
+    pub(crate) memory_mib: u64,
+    /// Processes and threads of a container.
+    #[arg(long, value_name = "N", default_value_t = 1_024)]
+    pub(crate) pids: u64,
+    /// Open files of a process in a container.
+    #[arg(long, value_name = "N", default_value_t = 4_096)]
+    pub(crate) open_files: u64,
+    /// Disk space of a container whose function says nothing, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 8 * 1_024)]
+    pub(crate) disk_mib: u64,
+    /// Memory for all containers together, in MiB. Unset: all but a share for the host.
+    #[arg(long, value_name = "MIB")]
+    pub(crate) capacity_mib: Option<u64>,
+    /// What to log, as in `debug` or `palisade=info,plane=debug`.
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "PALISADE_LOG")]
+    pub(crate) log: String,
+    /// Write the log as JSON, a line each.
+    #[arg(long)]
+    pub(crate) log_json: bool,
+}
+
+/// `palisade env`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Env {
+    #[command(flatten)]
+    pub(crate) data: DataDir,
+    /// Print JSON instead of shell lines.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `palisade doctor`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Doctor {
+    #[command(flatten)]
+    pub(crate) data: DataDir,
+    /// Print JSON instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `palisade image`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Image {
+    #[command(subcommand)]
+    pub(crate) command: ImageCommand,
+}
+
+/// What to do with images.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// List them, newest first.
+    List {
+        #[command(flatten)]
+        data: DataDir,
+        /// Print JSON, one object a line.
+        #[arg(long)]
+        json: bool,
+    },
+}

@@ -1,0 +1,155 @@
+//! The data folder: who may use it, and what lies in it beside the database.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+/// A data folder.
+#[derive(Debug, Clone)]
+pub(crate) struct Data(PathBuf);
+
+/// Held as long as a server uses the folder. Containers do not inherit it: the jail closes every
+/// descriptor first thing, and whatever is executed loses it.
+#[derive(Debug)]
+pub(crate) struct Lock(#[expect(dead_code, reason = "its life is what counts")] File);
+
+/// What `palisade env` needs: written by the server, readable by its owner alone.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Access {
+    /// The address in use.
+    pub(crate) server_url: String,
+    /// The token's id.
+    pub(crate) token_id: String,
+    /// The token's secret. The database holds its hash only.
+    pub(crate) token_secret: String,
+    /// The server's process.
+    pub(crate) pid: u32,
+}
+
+/// The token of the first start.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Token {
+    /// Its id.
+    pub(crate) id: String,
+    /// Its secret.
+    pub(crate) secret: String,
+}
+
+impl Data {
+    /// The folder; it is made, closed to others, if it is missing.
+    pub(crate) fn make(dir: &Path) -> Result<Self> {
+        fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        // Set-user-id files of containers lie below: nobody else may reach them.
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
+            .with_context(|| format!("cannot close {} to others", dir.display()))?;
+        let dir = fs::canonicalize(dir)?;
+        Ok(Self(dir))
+    }
+
+    /// The folder of a server that was started before.
+    pub(crate) fn of(dir: &Path) -> Self {
+        Self(dir.to_owned())
+    }
+
+    /// A path in the folder.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// Where it is.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.0
+    }
+
+    /// Takes the folder for this process.
+    pub(crate) fn lock(&self) -> Result<Lock> {
+        let path = self.path("lock");
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .with_context(|| format!("cannot open {}", path.display()))?;
+        if let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            if error == rustix::io::Errno::WOULDBLOCK {
+                bail!(
+                    "another server uses {}: stop it first, or take another --data-dir",
+                    self.0.display()
+                );
+            }
+            return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+        }
+        Ok(Lock(file))
+    }
+
+    /// Whether a server uses the folder.
+    pub(crate) fn is_locked(&self) -> bool {
+        let Ok(file) = File::open(self.path("lock")) else { return false };
+        match flock(file.as_fd(), FlockOperation::NonBlockingLockShared) {
+            Ok(()) => false,
+            Err(error) => error == rustix::io::Errno::WOULDBLOCK,
+        }
+    }
+
+    /// Writes a file that only its owner can read, whole or not at all.
+    fn write_private(&self, name: &str, content: &impl Serialize) -> Result<()> {
+        let (path, draft) = (self.path(name), self.path(&format!("{name}.draft")));
+        let write = || -> Result<()> {
+            let _ = fs::remove_file(&draft);
+            let mut file =
+                OpenOptions::new().create_new(true).write(true).mode(0o600).open(&draft)?;
+            file.write_all(&serde_json::to_vec_pretty(content)?)?;
+            file.sync_all()?;
+            fs::rename(&draft, &path)?;
+            Ok(())
+        };
+        write().with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// The token of an earlier start.
+    pub(crate) fn token(&self) -> Result<Option<Token>> {
+        match fs::read(self.path("token.json")) {
+            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).context("cannot read the token"),
+        }
+    }
+
+    /// Keeps the token of the first start.
+    pub(crate) fn put_token(&self, token: &Token) -> Result<()> {
+        self.write_private("token.json", token)
+    }
+
+    /// Tells `palisade env` where the server is.
+    pub(crate) fn put_access(&self, access: &Access) -> Result<()> {
+        self.write_private("access.json", access)
+    }
+
+    /// Where the running server is.
+    pub(crate) fn access(&self) -> Result<Access> {
+        let none = || {
+            format!(
+                "no server runs on {}: start one with `palisade serve --data-dir {}`",
+                self.0.display(),
+                self.0.display()
+            )
+        };
+        if !self.is_locked() {
+            bail!(none());
+        }
+        let bytes = fs::read(self.path("access.json")).with_context(none)?;
+        serde_json::from_slice(&bytes).context("access.json is damaged: restart the server")
+    }
+
+    /// Nobody can be reached any more.
+    pub(crate) fn remove_access(&self) {
+        let _ = fs::remove_file(self.path("access.json"));
+    }
+}

@@ -1,0 +1,43 @@
+//! The binary: flags, and which role runs. It knows every crate, and none knows it.
+
+mod config;
+mod data;
+mod roles;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use config::{Cli, Command};
+
+fn main() -> ExitCode {
+    // A container is built in a process of its own, without threads: this binary once more.
+    if jail::is_child() {
+        jail::child_main();
+    }
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Serve(serve) => roles::serve::run(serve),
+        Command::Env(env) => roles::env::run(&env),
+        Command::Doctor(doctor) => return roles::doctor::run(&doctor),
+        Command::Image(image) => roles::image::run(&image),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say_error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One line for whoever typed the command.
+#[expect(clippy::print_stderr, reason = "this is the command's own voice")]
+fn say_error(error: &anyhow::Error) {
+    eprintln!("palisade: {error:#}");
+}
+
+/// Prints a line of a command's answer.
+#[expect(clippy::print_stdout, reason = "this is the command's own voice")]
+fn say(line: impl std::fmt::Display) {
+    println!("{line}");
+}

@@ -1,0 +1,182 @@
+//! The node agent: takes orders, runs containers in jails, reports what it saw. It never reaches
+//! the store (A3): what it may know arrives in an order.
+
+pub mod agent;
+pub mod door;
+pub mod net;
+pub mod networks;
+
+mod build;
+mod ids;
+pub mod limits;
+mod mount_points;
+mod roots;
+mod steps;
+mod task;
+mod users;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jail::disk::{Disk, DiskConfig};
+use model::resources::Capacity;
+use model::{WorkerId, link::Report};
+use std::sync::atomic::AtomicU64;
+use tokio::sync::{Semaphore, mpsc};
+
+pub use door::Doors;
+pub use networks::Networks;
+
+/// The control group below which every container has its own.
+pub const CGROUP_PARENT: &str = "palisade";
+
+/// What the operator decides.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Who this worker is.
+    pub id: WorkerId,
+    /// A folder of its own.
+    pub dir: PathBuf,
+    /// What it has for containers.
+    pub capacity: Capacity,
+    /// The port at which a container finds its own blobs, on its own loopback address.
+    pub blob_port: u16,
+}
+
+/// Why a worker cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A folder of its own cannot be made.
+    #[error("cannot make {path}: {source}")]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// What an earlier run left behind cannot be removed.
+    #[error("cannot end the containers that an earlier run left behind: {0}")]
+    Sweep(#[source] jail::CgroupError),
+    /// The disk limit cannot be enforced.
+    #[error("cannot prepare the disk space of containers: {0}")]
+    Disk(#[source] jail::disk::Error),
+    /// The layers cannot be read.
+    #[error("cannot open the image layers: {0}")]
+    Layers(#[source] images::LayerError),
+    /// The folder of doors cannot be made.
+    #[error("cannot make the folder of the containers' sockets: {0}")]
+    Doors(#[source] door::Error),
+}
+
+/// A worker: what all its tasks share.
+#[derive(Debug)]
+pub struct Worker {
+    pub(crate) config: Config,
+    pub(crate) layers: Arc<images::LayerStore>,
+    pub(crate) builder: images::Builder,
+    pub(crate) files: blobs::Local,
+    pub(crate) disk: Disk,
+    pub(crate) ids: ids::Pool,
+    pub(crate) doors: Doors,
+    pub(crate) networks: Arc<Networks>,
+    pub(crate) host: images::package_settings::Host,
+    pub(crate) reports: mpsc::Sender<Report>,
+    /// Turns to build or remove a container.
+    pub(crate) changes: Semaphore,
+    /// Turns to build an image.
+    pub(crate) builds: Semaphore,
+    pub(crate) steps_begun: AtomicU64,
+}
+
+impl Worker {
+    /// Removes what an earlier run left behind, then makes what containers need. Blocks.
+    pub fn open(
+        config: Config,
+        files: blobs::Local,
+        routes: door::Routes,
+        networks: Arc<Networks>,
+        reports: mpsc::Sender<Report>,
+    ) -> Result<Arc<Self>, Error> {
+        let folder = |name: &str| {
+            let path = config.dir.join(name);
+            match std::fs::create_dir_all(&path) {
+                Ok(()) => Ok(path),
+                Err(source) => Err(Error::Folder { path, source }),
+            }
+        };
+        let parent = cgroup_parent(&config);
+        jail::sweep(&parent).map_err(Error::Sweep)?;
+        let disk = DiskConfig { dir: folder("disk")?, capacity_bytes: None, only: None };
+        let disk = Disk::open(&disk).map_err(Error::Disk)?;
+        let layers = images::LayerStore::open(folder("images")?).map_err(Error::Layers)?;
+        let layers = Arc::new(layers);
+        let doors = Doors::open(folder("doors")?, routes).map_err(Error::Doors)?;
+        let builder = images::Builder::new(layers.clone());
+        Ok(Arc::new(Self {
+            config,
+            layers,
+            builder,
+            files,
+            disk,
+            ids: ids::Pool::default(),
+            doors,
+            networks,
+            host: images::package_settings::Host::this(),
+            reports,
+            changes: Semaphore::new(limits::CHANGES_MAX),
+            builds: Semaphore::new(limits::BUILDS_MAX),
+            steps_begun: AtomicU64::new(0),
+        }))
+    }
+
+    /// How the disk limit is enforced.
+    pub fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    /// The image layers.
+    pub fn layers(&self) -> &images::LayerStore {
+        &self.layers
+    }
+
+    /// A folder with nothing in it, for an overlay that wants one below.
+    pub(crate) fn empty_layer(&self) -> std::io::Result<PathBuf> {
+        let path = self.config.dir.join("empty");
+        std::fs::create_dir_all(&path)?;
+        Ok(path)
+    }
+
+    /// The control group below which this worker's containers have theirs.
+    pub(crate) fn cgroup_parent(&self) -> String {
+        cgroup_parent(&self.config)
+    }
+
+    /// Tells the plane; returns when it is taken. Nobody listens any more once the plane is gone.
+    pub(crate) async fn report(&self, report: Report) {
+        let _ = self.reports.send(report).await;
+    }
+
+    /// Gives back what the worker owned in the kernel, once its tasks have ended. Blocks.
+    pub fn close(&self) {
+        if let Err(error) = self.doors.close() {
+            tracing::error!(%error, "the folder of the containers' sockets could not be removed");
+        }
+        if let Err(error) = self.disk.close() {
+            tracing::error!(%error, "the disk space of containers could not be given back");
+        }
+        if let Err(error) = jail::sweep(&self.cgroup_parent()) {
+            tracing::error!(%error, "a container's control group could not be removed");
+        }
+        if let Err(error) = jail::remove_parents(&self.cgroup_parent()) {
+            tracing::error!(%error, "the worker's control groups could not be removed");
+        }
+    }
+}
+
+/// One group for each data folder, so that two servers do not end each other's containers.
+fn cgroup_parent(config: &Config) -> String {
+    use sha2::{Digest, Sha256};
+    let dir = std::fs::canonicalize(&config.dir).unwrap_or_else(|_| config.dir.clone());
+    let hash = Sha256::digest(dir.as_os_str().as_encoded_bytes());
+    format!("{CGROUP_PARENT}/{}", hex::encode(&hash[..6]))
+}

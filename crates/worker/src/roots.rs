@@ -1,0 +1,141 @@
+//! What a container's root consists of: the image's layers, one layer with the files that its
+//! function brings, and the client package. All are read-only; what the container writes goes to
+//! a layer of its own, so that no write reaches another container or what the server keeps.
+
+use std::path::PathBuf;
+
+use blobs::Digest;
+use images::{Entry, EntryKind, Image, Key, Source, StepDirs, StepRunner};
+use model::spec::{ImageContent, MountFile, TaskSpec};
+use sha2::{Digest as _, Sha256};
+
+use crate::Worker;
+use crate::steps::Steps;
+
+/// A root cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The image's description cannot be read.
+    #[error("the image's description cannot be read: {0}")]
+    Image(String),
+    /// A file is not here.
+    #[error("the file {path} of the function is not stored here")]
+    File {
+        /// Its path inside.
+        path: String,
+    },
+    /// A layer.
+    #[error("a layer of the image: {0}")]
+    Layers(#[from] images::LayerError),
+    /// The function's files could not be laid over the image.
+    #[error("laying the function's files over the image: {0}")]
+    Write(#[from] images::RunError),
+    /// The client package could not be prepared.
+    #[error("preparing the client package: {0}")]
+    Client(String),
+}
+
+/// An image as the `images` crate has it.
+pub(crate) fn image(content: &ImageContent) -> Result<Image, Error> {
+    let unreadable = |error: &dyn std::fmt::Display| Error::Image(error.to_string());
+    let layers = content
+        .layers
+        .iter()
+        .map(|digest| digest.parse::<Digest>().map_err(|e| unreadable(&e)))
+        .collect::<Result<_, _>>()?;
+    let config = match content.config.as_str() {
+        "" => images::Config::default(),
+        text => serde_json::from_str(text).map_err(|e| unreadable(&e))?,
+    };
+    Ok(Image { layers, config, python: content.python })
+}
+
+/// An image as the plane has it.
+pub(crate) fn content(image: &Image) -> Result<ImageContent, Error> {
+    let config =
+        serde_json::to_string(&image.config).map_err(|error| Error::Image(error.to_string()))?;
+    let layers = image.layers.iter().map(ToString::to_string).collect();
+    Ok(ImageContent { layers, config, python: image.python })
+}
+
+impl Worker {
+    /// The folders of which a task's root consists, bottom first. Blocks; the first task of an
+    /// image, a set of files or a client release takes longer.
+    pub(crate) fn root(&self, spec: &TaskSpec, image: &Image) -> Result<Vec<PathBuf>, Error> {
+        let mut layers = image.layers.clone();
+        layers.extend(self.client_layer(spec, image)?);
+        layers.extend(self.files_layer(&spec.files, &layers)?);
+        Ok(self.layers.diffs(&layers)?)
+    }
+
+    fn client_layer(&self, spec: &TaskSpec, image: &Image) -> Result<Option<Digest>, Error> {
+        let Some(python) = image.python else {
+            return Err(Error::Client("the image has no Python that is known".into()));
+        };
+        let runner = Steps::new(self, "client");
+        let mut log = |line: &[u8]| {
+            tracing::debug!(line = %String::from_utf8_lossy(line).trim_end(), "client package");
+        };
+        let failed = |error: &dyn std::error::Error| Error::Client(crate::task::chain(error));
+        let client = &spec.client;
+        let client = images::Client::new(&client.version, &client.builder_version, python)
+            .map_err(|error| failed(&error))?;
+        // Never with the user's image: what it calls pip is the user's.
+        let (major, minor) = python;
+        let base = self.builder.base(&format!("python:{major}.{minor}-slim"), &mut log);
+        let base = base.map_err(|error| failed(&error))?;
+        let layer = client.layer(&self.builder, &base, &runner, &mut log);
+        layer.map(Some).map_err(|error| failed(&error))
+    }
+
+    /// The layer with a function's files: made once for each set of files and image.
+    fn files_layer(&self, files: &[MountFile], below: &[Digest]) -> Result<Option<Digest>, Error> {
+        if files.is_empty() {
+            return Ok(None);
+        }
+        let mut files: Vec<_> = files.to_vec();
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        let key = Key(files_key(&files, below));
+        let lock = self.layers.lock(key);
+        let _alone = lock.hold();
+        if let Some(image) = self.layers.recall(key)? {
+            return Ok(image.layers.first().copied());
+        }
+        let entries = files.iter().map(|file| self.entry(file)).collect::<Result<Vec<_>, _>>()?;
+        let draft = self.layers.draft()?;
+        let dirs = StepDirs { upper: draft.upper(), work: draft.work() };
+        Steps::new(self, "files").write(&self.layers.diffs(below)?, &dirs, &entries)?;
+        let layer = self.layers.commit(draft)?;
+        let layers = layer.into_iter().collect();
+        self.layers.remember(key, &Image { layers, ..Image::default() })?;
+        Ok(layer)
+    }
+
+    /// A file that the client sent, at its place.
+    pub(crate) fn entry(&self, file: &MountFile) -> Result<Entry, Error> {
+        let missing = || Error::File { path: file.path.clone() };
+        let digest = file.sha256.parse::<Digest>().map_err(|_| missing())?;
+        Ok(Entry {
+            path: PathBuf::from(&file.path),
+            kind: EntryKind::File(Source::File(self.files.path(digest))),
+            mode: file.mode.unwrap_or(0o644),
+            owner: None,
+            name_in_folder: None,
+        })
+    }
+}
+
+fn files_key(files: &[MountFile], below: &[Digest]) -> Digest {
+    let mut hasher = Sha256::new();
+    hasher.update(b"files\0");
+    for layer in below {
+        hasher.update(layer.as_bytes());
+    }
+    for file in files {
+        hasher.update((file.path.len() as u64).to_be_bytes());
+        hasher.update(file.path.as_bytes());
+        hasher.update(file.sha256.as_bytes());
+        hasher.update(file.mode.unwrap_or(0o644).to_be_bytes());
+    }
+    Digest::from_bytes(hasher.finalize().into())
+}
