@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::kernel::{self, Kernel};
 use crate::limits::{DEMO_MAX, LOOK_EVERY, SETTLE_MAX};
-use crate::packages;
+use crate::packages::{self, Use};
 use crate::server::Server;
 use crate::venv::Venv;
 use crate::workspace::{Workspace, need_root};
@@ -23,7 +23,7 @@ const EXPECTED: &str = "Result: 55";
 /// Runs the demo: fails unless the example prints its result and the kernel is as it was before.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     need_root("the demo")?;
-    packages::install(workspace, false)?;
+    packages::install(workspace, Use::Server)?;
     let venv = Venv::make(workspace)?;
     let binary = workspace.build_server()?;
     let interrupted = Arc::new(AtomicBool::new(false));

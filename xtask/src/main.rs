@@ -1,8 +1,10 @@
 //! The developer's commands: `cargo xtask <verb>`. Everything that CI does is one of them.
 #![expect(clippy::print_stdout, reason = "a command line tool talks to the person at the prompt")]
 
+mod bench;
 mod check;
 mod demo;
+mod fresh;
 mod kernel;
 mod limits;
 mod packages;
@@ -24,6 +26,9 @@ usage: cargo xtask <verb>
   check    formatting, clippy and the rules of the house
   test     check, then all tests: Rust, the official client, attacks from inside containers
            (root; installs what is missing). Arguments after `test` go to pytest.
+  bench    times calls, and beside them what their parts cost (root; a release build)
+  fresh    the two commands above (or the verbs named) on a machine with nothing: a Debian 12 root
+           made for it, namespaces of its own, a clean clone of what is committed
   tidy     the rules of the house alone
   help     this text";
 
@@ -38,6 +43,11 @@ fn main() -> ExitCode {
         "demo" => Workspace::find().and_then(|workspace| demo::run(&workspace)),
         "check" => Workspace::find().and_then(|workspace| check::run(&workspace)),
         "test" => Workspace::find().and_then(|w| suite::run(&w, &arguments[1..])),
+        "bench" => Workspace::find().and_then(|workspace| bench::run(&workspace)),
+        "fresh" => Workspace::find().and_then(|w| fresh::run(&w, &arguments[1..])),
+        fresh::INSIDE if arguments.len() == 3 => {
+            fresh::run_inside(std::path::Path::new(&arguments[1]), &arguments[2])
+        }
         "tidy" => Workspace::find().and_then(|workspace| tidy::run(&workspace)),
         unknown => Err(anyhow::anyhow!("there is no verb `{unknown}`\n{HELP}")),
     };

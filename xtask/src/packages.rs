@@ -39,10 +39,28 @@ const TESTS: &[Package] = &[
     package("procps", "ps", "lists processes"),
 ];
 
+/// What only the benchmarks need.
+const BENCH: &[Package] = &[package("crun", "crun", "the container runtime that is timed beside")];
+
+/// What packages are wanted for. The server's are always among them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// The server alone.
+    Server,
+    /// The tests.
+    Tests,
+    /// The benchmarks.
+    Bench,
+}
+
 /// Installs what is missing, on Debian; elsewhere says what is.
-pub(crate) fn install(workspace: &Workspace, for_tests: bool) -> Result<()> {
-    let wanted = SERVER.iter().chain(if for_tests { TESTS } else { &[] });
-    let wanted: Vec<&Package> = wanted.collect();
+pub(crate) fn install(workspace: &Workspace, use_for: Use) -> Result<()> {
+    let more = match use_for {
+        Use::Server => &[],
+        Use::Tests => TESTS,
+        Use::Bench => BENCH,
+    };
+    let wanted: Vec<&Package> = SERVER.iter().chain(more).collect();
     if !Path::new("/usr/bin/dpkg-query").exists() || !Path::new("/usr/bin/apt-get").exists() {
         return look_for_programs(&wanted);
     }

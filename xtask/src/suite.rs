@@ -4,9 +4,10 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use crate::check;
+use crate::packages::{self, Use};
 use crate::venv::Venv;
 use crate::workspace::{Workspace, cargo, need_root};
-use crate::{check, packages};
 
 /// Where the Python tests lie.
 const PYTHON_TESTS: [&str; 3] = ["tests/wire", "tests/client", "tests/isolation"];
@@ -14,7 +15,7 @@ const PYTHON_TESTS: [&str; 3] = ["tests/wire", "tests/client", "tests/isolation"
 /// Runs everything; `arguments` go to pytest.
 pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     need_root("`cargo xtask test`")?;
-    packages::install(workspace, true)?;
+    packages::install(workspace, Use::Tests)?;
     let venv = Venv::make(workspace)?;
     check::run(workspace)?;
     // The wire crate's conformance test imports the client.
