@@ -11,10 +11,10 @@ use store::tasks::{self, Phase};
 use store::{Hint, inputs, replays};
 use wire::client::AppState;
 
-use crate::Plane;
 use crate::limits::{REPLAY_KEPT, SCAN_EVERY, STOP_GRACE};
 use crate::queue::Kills;
 use crate::scheduler::end_slow_starts;
+use crate::{Plane, retention};
 
 /// Ends attempts in time: sleeps until the next deadline, runs until the server ends.
 pub async fn run_deadlines(plane: Arc<Plane>) {
@@ -78,6 +78,7 @@ async fn sweep(plane: &Plane) -> Result<(), store::Error> {
     end_slow_starts(plane).await?;
     end_silent_tasks(plane, now).await?;
     tell_again(plane, now).await?;
+    retention::sweep(plane).await?;
     let mut tx = plane.store.begin().await?;
     replays::forget(&mut tx, now - REPLAY_KEPT).await?;
     tx.commit().await
