@@ -158,3 +158,6 @@ pub const OBJECTS_LISTED_MAX: u32 = 100;
 
 /// Rows of what has ended that one sweep removes in one transaction.
 pub const SWEEP_ROWS_MAX: u32 = 1_000;
+
+/// A piece of an answer with a receipt, as it is handed to the transport.
+pub const RECEIPT_PIECE_BYTES_MAX: usize = 64 << 10;

@@ -43,16 +43,15 @@ CREATE TABLE queue_values (
     value BLOB NOT NULL
 ) STRICT;
 
--- What one call took. attempt counts the answers that were made of it; only the last one settles
--- it. run: the run of the server that makes the answer. delivered_at: set once the answer has left
+-- What one call took. answer_id: the last answer that was made of it; no other settles it. run: the run of the server that makes the answer. delivered_at: set once the answer has left
 -- the server; the items are then kept a while for a caller that asks again with the same key.
 CREATE TABLE queue_claims (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    id INTEGER PRIMARY KEY,
     workspace_id TEXT NOT NULL,
     queue_id TEXT NOT NULL,
     partition_id INTEGER NOT NULL,
     key TEXT,
-    attempt INTEGER NOT NULL,
+    answer_id INTEGER NOT NULL UNIQUE,
     run INTEGER NOT NULL,
     delivered_at INTEGER
 ) STRICT;

@@ -6,19 +6,24 @@
 //! dropped before that (a handler that its caller left, a panic, a body that nobody read to its
 //! end, a stream that was reset), it tells that the answer was lost.
 //!
-//! "Sent" means handed to the transport, which does so only while it may still send: an answer that
-//! is in the buffers of a connection that breaks counts as sent. The caller that asks again with
-//! the same key must get the same answer; one that never asks again is gone.
+//! "Sent" means that the transport has taken all of it, which it does only while it may send. A
+//! large answer goes to it in pieces, so that it takes no more than its own buffer beyond what the
+//! caller lets it send. What is then on the wire counts as sent, though the connection may break
+//! or the caller leave before it arrives; HTTP/2 has no word for "arrived". So the caller that asks
+//! again with the same key must get the same answer; for one that leaves at that very moment, and
+//! never asks again, the answer has come.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::Response;
 use http_body::{Frame, SizeHint};
 use tonic::Status;
 use tonic::body::Body;
+
+use crate::limits::RECEIPT_PIECE_BYTES_MAX;
 
 /// What became of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,13 +85,22 @@ pub(super) fn enclose(answer: &mut tonic::Response<Bytes>, receipt: Receipt) {
 pub(super) fn tie(mut response: Response<Body>) -> Response<Body> {
     let Some(enclosed) = response.extensions_mut().remove::<Enclosed>() else { return response };
     let receipt = std::mem::take(&mut *enclosed.0.lock().unwrap_or_else(PoisonError::into_inner));
-    response.map(|body| Body::new(Receipted { body, receipt }))
+    response.map(|body| Body::new(Receipted { body, piece: Bytes::new(), receipt }))
 }
 
 /// A body that signs its receipt at its end.
 struct Receipted {
     body: Body,
+    /// What of the last frame has not been handed on.
+    piece: Bytes,
     receipt: Receipt,
+}
+
+impl Receipted {
+    fn next_piece(&mut self) -> Frame<Bytes> {
+        let len = self.piece.len().min(RECEIPT_PIECE_BYTES_MAX);
+        Frame::data(self.piece.split_to(len))
+    }
 }
 
 impl http_body::Body for Receipted {
@@ -97,21 +111,41 @@ impl http_body::Body for Receipted {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
-        match &frame {
-            // A unary answer is one message and the trailers.
-            Some(Ok(frame)) if frame.is_trailers() => self.receipt.sign(Fate::Sent),
-            None => self.receipt.sign(Fate::Sent),
-            Some(Ok(_) | Err(_)) => {}
+        if !self.piece.is_empty() {
+            return Poll::Ready(Some(Ok(self.next_piece())));
         }
-        Poll::Ready(frame)
+        let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+            None => {
+                self.receipt.sign(Fate::Sent);
+                return Poll::Ready(None);
+            }
+        };
+        Poll::Ready(Some(Ok(match frame.into_data() {
+            Ok(data) => {
+                self.piece = data;
+                self.next_piece()
+            }
+            // A unary answer is one message and the trailers.
+            Err(trailers) => {
+                self.receipt.sign(Fate::Sent);
+                trailers
+            }
+        })))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.piece.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let mut hint = self.body.size_hint();
+        let piece = self.piece.len() as u64;
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper + piece);
+        }
+        hint.set_lower(hint.lower() + piece);
+        hint
     }
 }

@@ -11,7 +11,7 @@ use model::{QueueId, Time};
 use sqlx::Row;
 
 use super::items::partition;
-use crate::row::{count, id, int};
+use crate::row::{id, int, number};
 use crate::{Db, Result, Scope};
 
 /// Who takes, and how much.
@@ -31,25 +31,28 @@ pub struct Wanted {
 
 /// Items that were taken.
 #[derive(Debug)]
-pub struct Claim {
-    /// Its id.
-    pub id: ClaimId,
-    /// Which answer this is that is made of it, from 1.
-    pub attempt: u32,
+pub struct Taken {
+    /// The answer that is to carry them.
+    pub answer: AnswerId,
     /// The items, in their order.
     pub values: Vec<Bytes>,
 }
 
-/// A claim's id: random, so that one whose transaction failed cannot be taken for another.
+/// An answer's id: random, so that one whose transaction failed cannot be taken for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ClaimId(i64);
+pub struct AnswerId(i64);
 
-impl ClaimId {
+impl AnswerId {
     /// A new id from random bits of the caller's.
     pub fn new(bits: [u8; 8]) -> Self {
-        Self(i64::from_be_bytes(bits) & i64::MAX | 1)
+        // Zero stands for "no claim" in the items.
+        Self((i64::from_be_bytes(bits) & i64::MAX).max(1))
     }
 }
+
+/// A claim's id: that of the first answer that was made of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClaimId(i64);
 
 /// The run of the server that makes an answer: random, and another one after each start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,18 +82,17 @@ pub async fn available(db: &mut Db, scope: &Scope, wanted: &Wanted, now: Time) -
 }
 
 /// Takes the first items of a partition, or, with a key that has taken some before, the same ones
-/// again. `new` becomes the id of a new claim. Nothing if there is no item.
+/// again, to be carried by a new answer. Nothing if there is no item.
 pub async fn take(
     db: &mut Db,
     scope: &Scope,
     wanted: &Wanted,
-    new: ClaimId,
+    answer: AnswerId,
     run: Run,
     now: Time,
-) -> Result<Option<Claim>> {
-    if let Some((id, attempt)) = take_over(db, scope, wanted, run).await? {
-        let values = values(db, id).await?;
-        return Ok(Some(Claim { id, attempt, values }));
+) -> Result<Option<Taken>> {
+    if let Some(claim) = take_over(db, scope, wanted, answer, run).await? {
+        return Ok(Some(Taken { answer, values: values(db, claim).await? }));
     }
     let Some(partition) = partition(db, &wanted.queue, &wanted.partition, now).await? else {
         return Ok(None);
@@ -105,16 +107,16 @@ pub async fn take(
             break;
         }
         items += 1;
-        bytes += crate::row::number(&row, "size_bytes")?;
+        bytes += number(&row, "size_bytes")?;
         last = row.try_get("seq")?;
     }
     if items == 0 {
         return Ok(None);
     }
-    let sql = "INSERT INTO queue_claims (id, workspace_id, queue_id, partition_id, key, attempt, \
-               run) VALUES ($1, $2, $3, $4, $5, 1, $6)";
+    let sql = "INSERT INTO queue_claims (id, workspace_id, queue_id, partition_id, key, answer_id, \
+               run) VALUES ($1, $2, $3, $4, $5, $1, $6)";
     sqlx::query(sql)
-        .bind(new.0)
+        .bind(answer.0)
         .bind(scope.workspace.as_str())
         .bind(wanted.queue.as_str())
         .bind(partition.id)
@@ -124,11 +126,11 @@ pub async fn take(
         .await?;
     let sql = "UPDATE queue_items SET claim_id = $2 \
                WHERE partition_id = $1 AND claim_id = 0 AND seq <= $3";
-    sqlx::query(sql).bind(partition.id).bind(new.0).bind(last).execute(&mut *db).await?;
+    sqlx::query(sql).bind(partition.id).bind(answer.0).bind(last).execute(&mut *db).await?;
     let sql = "UPDATE queue_partitions SET item_count = item_count - $2, \
                size_bytes = size_bytes - $3 WHERE id = $1";
     sqlx::query(sql).bind(partition.id).bind(items).bind(int(bytes)).execute(&mut *db).await?;
-    Ok(Some(Claim { id: new, attempt: 1, values: values(db, new).await? }))
+    Ok(Some(Taken { answer, values: values(db, ClaimId(answer.0)).await? }))
 }
 
 /// The claim that was made with the same key: from now on this answer settles it.
@@ -136,19 +138,21 @@ async fn take_over(
     db: &mut Db,
     scope: &Scope,
     wanted: &Wanted,
+    answer: AnswerId,
     run: Run,
-) -> Result<Option<(ClaimId, u32)>> {
+) -> Result<Option<ClaimId>> {
     let Some(key) = &wanted.key else { return Ok(None) };
-    let sql = "UPDATE queue_claims SET attempt = attempt + 1, run = $4, delivered_at = NULL \
-               WHERE workspace_id = $1 AND key = $2 AND queue_id = $3 RETURNING id, attempt";
-    let row = sqlx::query(sql)
+    let sql = "UPDATE queue_claims SET answer_id = $5, run = $4, delivered_at = NULL \
+               WHERE workspace_id = $1 AND key = $2 AND queue_id = $3 RETURNING id";
+    let claim: Option<i64> = sqlx::query_scalar(sql)
         .bind(scope.workspace.as_str())
         .bind(key)
         .bind(wanted.queue.as_str())
         .bind(run.0)
+        .bind(answer.0)
         .fetch_optional(db)
         .await?;
-    row.map(|row| Ok((ClaimId(row.try_get("id")?), count(&row, "attempt")?))).transpose()
+    Ok(claim.map(ClaimId))
 }
 
 async fn values(db: &mut Db, claim: ClaimId) -> Result<Vec<Bytes>> {
@@ -163,15 +167,15 @@ async fn values(db: &mut Db, claim: ClaimId) -> Result<Vec<Bytes>> {
 /// one was made, the items go back; then the queue comes back too, for whoever waits for it.
 pub async fn settle(
     db: &mut Db,
-    claim: ClaimId,
-    attempt: u32,
+    answer: AnswerId,
     delivered: bool,
     now: Time,
 ) -> Result<Option<QueueId>> {
-    let sql = "SELECT queue_id, key IS NULL AS keyless FROM queue_claims \
-               WHERE id = $1 AND attempt = $2 AND delivered_at IS NULL";
-    let row = sqlx::query(sql).bind(claim.0).bind(attempt).fetch_optional(&mut *db).await?;
+    let sql = "SELECT id, queue_id, key IS NULL AS keyless FROM queue_claims \
+               WHERE answer_id = $1 AND delivered_at IS NULL";
+    let row = sqlx::query(sql).bind(answer.0).fetch_optional(&mut *db).await?;
     let Some(row) = row else { return Ok(None) };
+    let claim = ClaimId(row.try_get("id")?);
     match (delivered, row.try_get("keyless")?) {
         (false, _) => {
             give_back(db, claim, now).await?;
@@ -222,11 +226,11 @@ async fn forget_row(db: &mut Db, claim: ClaimId) -> Result<()> {
     Ok(())
 }
 
-/// Claims of other runs whose answers were on their way when the server ended.
-pub async fn orphans(db: &mut Db, run: Run) -> Result<Vec<(ClaimId, u32)>> {
-    let sql = "SELECT id, attempt FROM queue_claims WHERE delivered_at IS NULL AND run <> $1";
-    let rows = sqlx::query(sql).bind(run.0).fetch_all(db).await?;
-    rows.iter().map(|row| Ok((ClaimId(row.try_get("id")?), count(row, "attempt")?))).collect()
+/// Answers of other runs that were on their way when the server ended.
+pub async fn orphans(db: &mut Db, run: Run) -> Result<Vec<AnswerId>> {
+    let sql = "SELECT answer_id FROM queue_claims WHERE delivered_at IS NULL AND run <> $1";
+    let ids: Vec<i64> = sqlx::query_scalar(sql).bind(run.0).fetch_all(db).await?;
+    Ok(ids.into_iter().map(AnswerId).collect())
 }
 
 /// Claims that were delivered before `before`, at most `most`.
