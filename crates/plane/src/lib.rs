@@ -5,6 +5,7 @@ pub mod api;
 pub mod blobs;
 pub mod builder;
 pub mod claims;
+pub mod expiry;
 pub mod fleet;
 pub mod functions;
 pub mod identity;
@@ -12,7 +13,6 @@ pub mod limits;
 pub mod queue;
 pub mod reconcile;
 pub mod reports;
-pub mod retention;
 pub mod scheduler;
 
 use std::sync::Arc;

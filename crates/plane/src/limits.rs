@@ -69,6 +69,9 @@ pub const CANCEL_GRACE: Millis = Millis::from_secs(5);
 /// so long that large ones pile up.
 pub const REPLAY_KEPT: Millis = Millis::from_secs(600);
 
+/// How often what is old is forgotten.
+pub const FORGET_EVERY: Millis = Millis::from_secs(600);
+
 /// How long results of a call are kept.
 pub const CALL_KEPT: Millis = Millis::from_secs(7 * 24 * 3_600);
 
@@ -143,7 +146,7 @@ pub const DICT_READ_NOTED_EVERY: Millis = Millis::from_secs(3_600);
 /// says every 300 s that it lives (modal 1.6.4).
 pub const OBJECT_HEARTBEAT_MAX: Millis = Millis::from_secs(15 * 60);
 
-/// How long a secret without a name is kept once its app has stopped, or if it has no app.
+/// How long a secret is kept that has neither a name nor an app.
 pub const SECRET_KEPT: Millis = Millis::from_secs(7 * 24 * 3_600);
 
 /// A variable of a secret, name and value: what the kernel takes as one string of a new program's

@@ -1,11 +1,12 @@
 //! Dicts and secrets through the protocol.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 mod world;
 
 use std::collections::BTreeMap;
 
 use model::{DictId, Millis, SecretId};
-use plane::{Api, retention};
+use plane::{Api, expiry};
 use tokio_stream::StreamExt;
 use tonic::{Code, Status};
 use wire::client::{self as pb, ObjectCreationType as Wish};
@@ -191,7 +192,7 @@ async fn readings_are_noted_once_an_hour_and_keep_entries() {
     assert_eq!(dict.contents(true, true).await.len(), 3);
     assert!(used_at(b"listed").await.unwrap() >= now);
     assert_eq!((dict.len().await, used_at(b"gone").await.is_some()), (3, true));
-    retention::sweep(&world.plane).await.unwrap();
+    expiry::sweep(&world.plane).await.unwrap();
     assert_eq!((dict.len().await, used_at(b"gone").await), (3, None));
 }
 

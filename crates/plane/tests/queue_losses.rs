@@ -1,4 +1,5 @@
 //! No item of a queue is lost or given twice, whenever its taker goes away.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 mod world;
 
@@ -11,7 +12,7 @@ use http_body_util::BodyExt;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
-use plane::retention;
+use plane::expiry;
 use tonic::body::Body;
 use tonic::client::GrpcService;
 use tonic::transport::Endpoint;
@@ -110,7 +111,7 @@ async fn what_was_on_its_way_when_the_server_died_is_there_again() {
     assert_eq!(queue.peek().await, ["c"]);
     let world = world.restarted().await;
     let queue = Queue { api: world.api(), id: queue.id };
-    retention::sweep(&world.plane).await.unwrap();
+    expiry::sweep(&world.plane).await.unwrap();
     assert_eq!(queue.peek().await, ["b", "c"]);
     // And what was sent is kept for whoever did not get it.
     assert_eq!(queue.get(Some("sent"), 1, LONG).await, ["a"]);
@@ -121,7 +122,7 @@ async fn what_was_on_its_way_when_the_server_died_is_there_again() {
 async fn caller(queue: Queue, received: Arc<Mutex<Vec<String>>>, seed: u64) {
     let (how, n) = (seed % 4, i32::try_from(seed / 4 % 3).unwrap() + 1);
     let key = seed.to_string();
-    let key = (seed % 5 != 0).then_some(key.as_str());
+    let key = (!seed.is_multiple_of(5)).then_some(key.as_str());
     let patience = Duration::from_micros(seed * 7_919 % 20_000);
     match how {
         // It stays.
@@ -141,7 +142,7 @@ async fn caller(queue: Queue, received: Arc<Mutex<Vec<String>>>, seed: u64) {
             let Ok(answer) = tokio::time::timeout(patience, raw_get(&queue, key, n)).await else {
                 return;
             };
-            if seed % 3 == 0 {
+            if seed.is_multiple_of(3) {
                 let _ = answer.into_body().frame().await;
             }
         }

@@ -90,5 +90,5 @@ CREATE TABLE dict_entries (
 ) STRICT;
 CREATE INDEX dict_entries_by_use ON dict_entries (used_at);
 
-CREATE INDEX secrets_unnamed ON secrets (created_at) WHERE name IS NULL;
+CREATE INDEX secrets_unowned ON secrets (created_at) WHERE name IS NULL AND app_id IS NULL;
 CREATE INDEX replays_by_age ON replays (created_at);

@@ -16,6 +16,7 @@ pub mod logs;
 pub mod mounts;
 pub mod queues;
 pub mod replays;
+pub mod retention;
 pub mod secrets;
 pub mod tasks;
 pub mod tokens;

@@ -145,17 +145,14 @@ pub async fn delete(db: &mut Db, scope: &Scope, id: &SecretId) -> Result<bool> {
     Ok(done.rows_affected() == 1)
 }
 
-/// Secrets without a name that nothing can need any more: those of apps that stopped before
-/// `before`, and those that were made before then and belong to no app.
-pub async fn unneeded(db: &mut Db, before: Time) -> Result<Vec<SecretId>> {
-    let sql = "SELECT secrets.id FROM secrets LEFT JOIN apps ON apps.id = secrets.app_id \
-               WHERE secrets.name IS NULL AND secrets.created_at < $1 \
-               AND (secrets.app_id IS NULL OR apps.stopped_at < $1)";
+/// Secrets from before `before` with neither a name nor an app: those of sandboxes and of scripts.
+pub async fn unowned(db: &mut Db, before: Time) -> Result<Vec<SecretId>> {
+    let sql = "SELECT id FROM secrets WHERE name IS NULL AND app_id IS NULL AND created_at < $1";
     let rows = sqlx::query(sql).bind(int(before.0)).fetch_all(db).await?;
     rows.iter().map(|row| id(row, "id", SecretId::parse)).collect()
 }
 
-/// Forgets a secret that is not needed any more.
+/// Forgets a secret that nobody can want any more.
 pub async fn forget(db: &mut Db, id: &SecretId) -> Result<()> {
     sqlx::query("DELETE FROM secrets WHERE id = $1").bind(id.as_str()).execute(db).await?;
     Ok(())

@@ -1,4 +1,5 @@
 //! Queues and dicts against a real SQLite file.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 use bytes::Bytes;
 use model::*;

@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod door;
+pub mod net;
 pub mod networks;
 
 mod build;

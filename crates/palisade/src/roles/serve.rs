@@ -151,7 +151,7 @@ async fn until_told(serve: &Serve, data: &Data) -> Result<()> {
     let address = port.address();
     let mut server = start(serve, data, address).await?;
     let token = first_start(&server.plane.store, data, &server.plane).await?;
-    let routes = routes(&server.plane, &server.tables, Transport::Port, None);
+    let routes = routes(&server.plane, &server.tables, Transport::Port);
     let plane = server.plane.clone();
     server.work.spawn(async move { port.serve(routes, plane.closed()).await });
     let server_url = format!("http://{address}");
@@ -216,6 +216,7 @@ async fn start(serve: &Serve, data: &Data, address: std::net::SocketAddr) -> Res
     let agent = tokio::spawn(worker::agent::run(worker.clone(), orders));
     work.spawn(plane::scheduler::run(plane.clone()));
     work.spawn(plane::builder::run(plane.clone()));
+    work.spawn(plane::claims::run(plane.clone()));
     work.spawn(plane::reconcile::run_deadlines(plane.clone()));
     work.spawn(plane::reconcile::run_sweeps(plane.clone()));
     Ok(Server { plane, worker, networks, worker_id, tables, work, agent })
@@ -236,7 +237,7 @@ fn door_routes(plane: &Arc<Plane>, tables: &Arc<[RpcTable]>) -> Routes {
                 }
             };
             let transport = Transport::Door(Box::new(caller));
-            Some(routes(&plane, &tables, transport, Some(task)))
+            Some(routes(&plane, &tables, transport))
         })
     }))
 }
@@ -258,5 +259,9 @@ async fn stop(server: Server) {
     // The last holder of the way for reports: once it is gone, all are written.
     drop(worker);
     while work.join_next().await.is_some() {}
+    // Answers from queues have left while connections were ending, or have not.
+    if let Err(error) = plane.settle().await {
+        tracing::error!(%error, "items of queues could not be settled");
+    }
     plane.store.close().await;
 }

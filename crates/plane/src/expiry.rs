@@ -85,10 +85,10 @@ async fn forget_entries(plane: &Plane) -> Result<(), store::Error> {
     Ok(())
 }
 
-/// Secrets without a name whose app has stopped long ago, or that belong to none.
+/// Secrets with neither a name nor an app. Those of an app go with what else it leaves.
 async fn forget_secrets(plane: &Plane) -> Result<(), store::Error> {
     let before = plane.now() - SECRET_KEPT;
-    let old = secrets::unneeded(&mut *plane.store.read().await?, before).await?;
+    let old = secrets::unowned(&mut *plane.store.read().await?, before).await?;
     if old.is_empty() {
         return Ok(());
     }
