@@ -4,6 +4,8 @@
 pub mod api;
 pub mod blobs;
 pub mod builder;
+pub mod claims;
+pub mod expiry;
 pub mod fleet;
 pub mod functions;
 pub mod identity;
@@ -49,6 +51,8 @@ pub struct Plane {
     pub fleet: fleet::Fleet,
     /// Functions at hand.
     pub functions: functions::Functions,
+    /// Items of queues that are on their way.
+    pub claims: claims::Claims,
     /// Inputs that are to be given up by the containers that hold them.
     pub cancels: queue::Cancels,
     /// Starts that failed in a row.
@@ -68,6 +72,7 @@ impl Plane {
             config,
             fleet: fleet::Fleet::default(),
             functions: functions::Functions::default(),
+            claims: claims::Claims::new(rand::random()),
             cancels: queue::Cancels::default(),
             failures: scheduler::Failures::default(),
             tokens: identity::Tokens::default(),

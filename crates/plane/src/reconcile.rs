@@ -11,10 +11,10 @@ use store::tasks::{self, Phase};
 use store::{Hint, inputs, replays, retention};
 use wire::client::AppState;
 
-use crate::Plane;
 use crate::limits::{CALL_KEPT, FORGET_EVERY, REPLAY_KEPT, SCAN_EVERY, STOP_GRACE};
 use crate::queue::Kills;
 use crate::scheduler::end_slow_starts;
+use crate::{Plane, expiry};
 
 /// Ends attempts in time: sleeps until the next deadline, runs until the server ends.
 pub async fn run_deadlines(plane: Arc<Plane>) {
@@ -85,6 +85,7 @@ async fn sweep(plane: &Plane) -> Result<(), store::Error> {
     end_slow_starts(plane).await?;
     end_silent_tasks(plane, now).await?;
     tell_again(plane, now).await?;
+    expiry::sweep(plane).await?;
     let mut tx = plane.store.begin().await?;
     replays::forget(&mut tx, now - REPLAY_KEPT).await?;
     tx.commit().await
