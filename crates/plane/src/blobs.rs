@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::Stream;
 use model::TaskId;
 use store::blobs::Blob;
-use store::inputs;
+use store::{inputs, tasks};
 use tokio::fs::File;
 
 use crate::Plane;
@@ -48,14 +48,22 @@ impl Plane {
         Ok(())
     }
 
-    /// The blob that a token opens for a caller: a container's door opens that container's alone.
+    /// The blob that a token opens for a caller. The door of a restricted container opens that
+    /// container's own alone, the door of another one those of its workspace: what `BlobGet`
+    /// would give it.
     async fn opened(&self, token: &str, task: Option<&TaskId>) -> Result<Blob, Refusal> {
         let unknown = || Refusal::NotFound("there is no such blob".into());
         let mut db = self.store.read().await?;
         let blob = store::blobs::by_token(&mut db, token).await?.ok_or_else(unknown)?;
         let Some(task) = task else { return Ok(blob) };
-        let own = blob.task.as_ref() == Some(task)
-            || inputs::task_has_blob(&mut db, task, blob.id.as_str()).await?;
+        let task = tasks::get_any(&mut db, task).await?.ok_or_else(unknown)?;
+        let own = match task.restricted {
+            true => {
+                blob.task.as_ref() == Some(&task.id)
+                    || inputs::task_has_blob(&mut db, &task.id, blob.id.as_str()).await?
+            }
+            false => blob.workspace == task.workspace,
+        };
         if own { Ok(blob) } else { Err(unknown()) }
     }
 

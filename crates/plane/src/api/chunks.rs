@@ -9,10 +9,13 @@ use store::calls::{self, Chunk, Direction};
 use store::{Hint, inputs};
 use wire::client as pb;
 
+use super::containers::{is_pickle, restricts_output};
 use super::gate::{Cx, Known, Member, Task};
 use super::refusal::Refusal;
 use crate::Plane;
-use crate::limits::{POLL_MAX, SCAN_EVERY};
+use crate::limits::{
+    CHUNK_BYTES_MIN, CHUNKS_PER_REQUEST_MAX, POLL_MAX, SCAN_EVERY, TASK_PAYLOADS_MAX,
+};
 
 /// Chunks in one look at the store.
 const CHUNKS_PER_LOOK: u32 = 64;
@@ -32,11 +35,21 @@ pub(super) async fn put_out(
         Some(CallInfo::FunctionCallId(id)) => call_id(Some(id))?,
         Some(CallInfo::AttemptToken(_)) | None => call_id(None)?,
     };
+    if req.data_chunks.len() > CHUNKS_PER_REQUEST_MAX {
+        let text = format!("more than {CHUNKS_PER_REQUEST_MAX} chunks in one request");
+        return Err(Refusal::Exhausted(text));
+    }
+    let restricted_output = restricts_output(&cx).await?;
     let mut tx = cx.plane.store.begin().await?;
     if !inputs::task_has_call(&mut tx, &cx.caller.id, &id).await? {
         return Err(Refusal::not_found("function call", &id));
     }
+    charge(&cx, &req.data_chunks)?;
     for chunk in req.data_chunks {
+        if restricted_output && is_pickle(chunk.data_format) {
+            let why = "the function may not yield pickles (restricted output), but it did";
+            return Err(Refusal::invalid("data_chunks.data_format", why));
+        }
         let data = match chunk.data_oneof {
             Some(pb::data_chunk::DataOneof::Data(bytes)) => Payload::Inline(bytes),
             Some(pb::data_chunk::DataOneof::DataBlobId(blob)) => {
@@ -50,6 +63,21 @@ pub(super) async fn put_out(
     tx.ring(Hint::Data(id));
     tx.commit().await?;
     Ok(())
+}
+
+/// Counts chunks towards what the container may stream: as much as it may keep in blobs.
+fn charge(cx: &Cx<Task>, chunks: &[pb::DataChunk]) -> Result<(), Refusal> {
+    let inline = |chunk: &pb::DataChunk| match &chunk.data_oneof {
+        Some(pb::data_chunk::DataOneof::Data(bytes)) => bytes.len() as u64,
+        Some(pb::data_chunk::DataOneof::DataBlobId(_)) | None => 0,
+    };
+    let bytes = chunks.iter().map(|chunk| inline(chunk).max(CHUNK_BYTES_MIN)).sum();
+    let most = cx.plane.config.payload_bytes_max.saturating_mul(TASK_PAYLOADS_MAX);
+    if cx.plane.streamed.add(&cx.caller.id, bytes, most) {
+        return Ok(());
+    }
+    let text = format!("this container has streamed all of the {most} bytes that it may");
+    Err(Refusal::Exhausted(text))
 }
 
 /// A blob that this container made itself.

@@ -12,6 +12,7 @@ mod blobs;
 mod calls;
 mod chunks;
 mod containers;
+mod declines;
 mod definition;
 mod environments;
 mod functions;

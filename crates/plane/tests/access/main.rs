@@ -1,0 +1,10 @@
+//! Who may call what: the table against its snapshot, and a running service against the table.
+
+mod hostile;
+mod matrix;
+mod pickles;
+mod place;
+mod prison;
+mod raw;
+mod scope;
+mod sweep;
