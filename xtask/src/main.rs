@@ -1,5 +1,61 @@
-//! The developer's commands: `cargo xtask <verb>`.
+//! The developer's commands: `cargo xtask <verb>`. Everything that CI does is one of them.
+#![expect(clippy::print_stdout, reason = "a command line tool talks to the person at the prompt")]
 
-fn main() -> anyhow::Result<()> {
-    anyhow::bail!("usage: cargo xtask demo|test|check|bench")
+mod bench;
+mod check;
+mod demo;
+mod fresh;
+mod kernel;
+mod limits;
+mod packages;
+mod server;
+mod suite;
+mod tidy;
+mod venv;
+mod workspace;
+
+use std::process::ExitCode;
+
+use workspace::Workspace;
+
+const HELP: &str = "\
+usage: cargo xtask <verb>
+
+  demo     runs untrusted code in a restricted function, on a server of its own, and shows that
+           nothing is left behind (root; installs what is missing)
+  check    formatting, clippy and the rules of the house
+  test     check, then all tests: Rust, the official client, attacks from inside containers
+           (root; installs what is missing). Arguments after `test` go to pytest.
+  bench    times calls, and beside them what their parts cost (root; a release build)
+  fresh    the two commands above (or the verbs named) on a machine with nothing: a Debian 12 root
+           made for it, namespaces of its own, a clean clone of what is committed
+  tidy     the rules of the house alone
+  help     this text";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let verb = arguments.first().map_or("help", String::as_str);
+    let done = match verb {
+        "help" | "--help" | "-h" => {
+            println!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        "demo" => Workspace::find().and_then(|workspace| demo::run(&workspace)),
+        "check" => Workspace::find().and_then(|workspace| check::run(&workspace)),
+        "test" => Workspace::find().and_then(|w| suite::run(&w, &arguments[1..])),
+        "bench" => Workspace::find().and_then(|workspace| bench::run(&workspace)),
+        "fresh" => Workspace::find().and_then(|w| fresh::run(&w, &arguments[1..])),
+        fresh::INSIDE if arguments.len() == 3 => {
+            fresh::run_inside(std::path::Path::new(&arguments[1]), &arguments[2])
+        }
+        "tidy" => Workspace::find().and_then(|workspace| tidy::run(&workspace)),
+        unknown => Err(anyhow::anyhow!("there is no verb `{unknown}`\n{HELP}")),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

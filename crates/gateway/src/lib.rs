@@ -8,21 +8,15 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::get;
-use model::TaskId;
 use plane::api::table::RpcTable;
 use plane::{Api, Plane, Transport};
 
 pub use port::{Error, Port};
 
-/// The routes as they are met through one transport. `task` is the container whose door it is.
-pub fn routes(
-    plane: &Arc<Plane>,
-    tables: &Arc<[RpcTable]>,
-    transport: Transport,
-    task: Option<TaskId>,
-) -> Router {
+/// The routes as they are met through one transport.
+pub fn routes(plane: &Arc<Plane>, tables: &Arc<[RpcTable]>, transport: Transport) -> Router {
+    let blobs = transfer::Blobs { plane: plane.clone(), door: transport.blob_door() };
     let api = Api::new(plane.clone(), tables.clone(), transport);
-    let blobs = transfer::Blobs { plane: plane.clone(), task };
     Router::new()
         .route("/blobs/{token}", get(transfer::download).put(transfer::upload))
         .with_state(blobs)

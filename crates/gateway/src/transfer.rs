@@ -8,16 +8,16 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use futures::TryStreamExt;
 use http::{StatusCode, header};
-use model::TaskId;
 use plane::Plane;
 use plane::api::refusal::Refusal;
+use plane::blobs::Door;
 use tokio_util::io::ReaderStream;
 
 /// What the routes share.
 #[derive(Clone)]
 pub(crate) struct Blobs {
     pub(crate) plane: Arc<Plane>,
-    pub(crate) task: Option<TaskId>,
+    pub(crate) door: Door,
 }
 
 /// Bytes that are read from the disk at a time.
@@ -49,7 +49,7 @@ pub(crate) async fn upload(
     body: Body,
 ) -> Response {
     let stream = Box::pin(body.into_data_stream().map_err(std::io::Error::other));
-    match blobs.plane.upload(&token, blobs.task.as_ref(), stream).await {
+    match blobs.plane.upload(&token, &blobs.door, stream).await {
         Ok(uploaded) => {
             ([(header::ETAG, format!("\"{}\"", uploaded.md5_hex))], StatusCode::OK).into_response()
         }
@@ -59,7 +59,7 @@ pub(crate) async fn upload(
 
 /// Gives a blob's bytes.
 pub(crate) async fn download(State(blobs): State<Blobs>, Path(token): Path<String>) -> Response {
-    match blobs.plane.download(&token, blobs.task.as_ref()).await {
+    match blobs.plane.download(&token, &blobs.door).await {
         Ok((size_bytes, file)) => {
             let headers = [
                 (header::CONTENT_LENGTH, size_bytes.to_string()),

@@ -12,6 +12,12 @@ pub(crate) const DEFAULT_MAIN: &str = "http://deb.debian.org/debian";
 /// The same for security updates.
 pub(crate) const DEFAULT_SECURITY: &str = "http://deb.debian.org/debian-security";
 
+/// Where Debian's images, and ours, name their archive.
+pub(crate) const SOURCES: &str = "/etc/apt/sources.list.d/debian.sources";
+
+/// The keys of Debian's archive inside an image.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
 /// Options of apt that say how to reach an archive. Others (hooks, what to install) stay out.
 const OPTION_STARTS: [&str; 6] = [
     "Acquire::http::",
@@ -127,6 +133,22 @@ impl Mirrors {
             }
         }
         lines
+    }
+}
+
+impl Mirrors {
+    /// The same sources in stanzas of fields.
+    pub(crate) fn stanzas(&self, suite: &str, components: &str) -> String {
+        let stanza = |line: String| {
+            let mut words = line.split(' ').skip(1);
+            let (uri, suite) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
+            format!(
+                "Types: deb\nURIs: {uri}\nSuites: {suite}\nComponents: {components}\n\
+                 Signed-By: {KEYRING}\n"
+            )
+        };
+        let stanzas: Vec<String> = self.lines(suite, components).into_iter().map(stanza).collect();
+        stanzas.join("\n")
     }
 }
 
@@ -270,6 +292,8 @@ Components: main
             ]
         );
         assert_eq!(mirrors.lines("sid", "main"), ["deb http://mirror.test/debian sid main"]);
+        let again = Mirrors::of(&parse_stanzas(&mirrors.stanzas("trixie", "main contrib")));
+        assert_eq!(again, mirrors);
     }
 
     #[test]

@@ -260,7 +260,9 @@ fn finish(suite: Suite, minor: Option<u8>, target: &Path) -> Result<Config, Erro
     for path in ["etc/hostname", "etc/hosts", "etc/resolv.conf"] {
         tree.write(path, b"", 0o644)?;
     }
-    tree.write("etc/apt/sources.list.d/debian.sources", sources(suite).as_bytes(), 0o644)?;
+    // Debian's own archive, as official images name it.
+    let sources = Mirrors::default().stanzas(suite.name(), "main");
+    tree.write(apt::SOURCES, sources.as_bytes(), 0o644)?;
     tree.write("etc/apt/apt.conf.d/70palisade", APT_CONF.as_bytes(), 0o644)?;
     tree.write("usr/sbin/policy-rc.d", POLICY_RC.as_bytes(), 0o755)?;
     let mut config = Config::default();
@@ -282,23 +284,6 @@ fn finish(suite: Suite, minor: Option<u8>, target: &Path) -> Result<Config, Erro
     config.set_env("PYTHON_VERSION", version);
     config.cmd = vec!["python3".to_owned()];
     Ok(config)
-}
-
-/// Debian's own archive, as official images name it.
-fn sources(suite: Suite) -> String {
-    let name = suite.name();
-    let key = "/usr/share/keyrings/debian-archive-keyring.gpg";
-    let stanza = |uri: &str, suites: &str| {
-        format!("Types: deb\nURIs: {uri}\nSuites: {suites}\nComponents: main\nSigned-By: {key}\n")
-    };
-    match suite {
-        Suite::Sid => stanza(apt::DEFAULT_MAIN, name),
-        Suite::Bookworm | Suite::Trixie => format!(
-            "{}\n{}",
-            stanza(apt::DEFAULT_MAIN, &format!("{name} {name}-updates")),
-            stanza(apt::DEFAULT_SECURITY, &format!("{name}-security")),
-        ),
-    }
 }
 
 /// The upstream part of an installed package's version: "3.11.2" of "3.11.2-6+deb12u6".
@@ -348,8 +333,7 @@ pub(crate) fn without_passwords(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{package_version, sources, without_passwords};
-    use crate::catalogue::Suite;
+    use super::{package_version, without_passwords};
 
     #[test]
     fn versions_come_from_dpkgs_list() {
@@ -357,13 +341,6 @@ mod tests {
             Package: python3.11\nStatus: install ok installed\nVersion: 3.11.2-6+deb12u6\n";
         assert_eq!(package_version(status, "python3.11").as_deref(), Some("3.11.2"));
         assert_eq!(package_version(status, "python3.13"), None);
-    }
-
-    #[test]
-    fn sources_are_debians_own() {
-        assert_eq!(sources(Suite::Bookworm).matches("Types: deb").count(), 2);
-        assert!(sources(Suite::Trixie).contains("Suites: trixie-security\n"));
-        assert!(!sources(Suite::Sid).contains("security"));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::tree::{Tree, TreeError};
 pub(crate) use addresses::has_password;
 use addresses::{addresses, is_loopback};
 
-/// The folder inside a step's container that holds all files of [`Passthrough`]. A runner mounts
+/// The folder inside a step's container that holds the files of [`Passthrough`]. A runner mounts
 /// something of its own there, read-only, and takes the mount point away afterwards.
 pub const SETTINGS_DIR: &str = "/run/palisade/packages";
 
@@ -114,7 +114,9 @@ pub struct Sharing {
 pub struct Passthrough {
     /// Environment variables, weaker than those of the image.
     pub env: Vec<(String, String)>,
-    /// Files below [`SETTINGS_DIR`] and their content, mode 0644.
+    /// Files and their content, mode 0644. They lie below [`SETTINGS_DIR`], but for one on hosts
+    /// with a mirror: it covers apt's sources, where the image has that very file. A step cannot
+    /// rename another file over it then, as `sed -i` does.
     pub files: Vec<(PathBuf, Vec<u8>)>,
     /// Folders and files of the host, and where below [`SETTINGS_DIR`] they are mounted read-only.
     pub binds: Vec<(PathBuf, PathBuf)>,
@@ -158,22 +160,36 @@ impl fmt::Debug for Passthrough {
     }
 }
 
-/// A suite of Debian that an image is of, from its release files, for apt's sources.
+/// What apt's settings in an image look like, from its files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageApt {
+    /// The suite of Debian that the image is of.
+    pub suite: String,
+    /// Whether it names Debian's archive in `/etc/apt/sources.list.d/debian.sources`, as Debian's
+    /// images do, and not in `/etc/apt/sources.list`.
+    pub has_stanzas: bool,
+}
+
+/// Looks at an image's layers (bottom first). `None` for an image that is not of Debian.
 ///
 /// # Errors
 /// When a layer cannot be opened or its files not be read.
-pub fn image_suite(layers: &[PathBuf]) -> Result<Option<String>, TreeError> {
-    let mut version = None;
+pub fn image_apt(layers: &[PathBuf]) -> Result<Option<ImageApt>, TreeError> {
+    let (mut version, mut has_stanzas) = (None, None);
+    let mut suite = None;
     for layer in layers.iter().rev() {
         let tree = Tree::open(layer)?;
         version = version.or(tree.read("/etc/debian_version")?);
-        if let Some(release) = tree.read("/usr/lib/os-release")? {
+        has_stanzas = has_stanzas.or(tree.has_file(apt::SOURCES)?);
+        let release = tree.read("/usr/lib/os-release")?;
+        if let Some(release) = release.filter(|_| suite.is_none()) {
             let release = String::from_utf8_lossy(&release).into_owned();
-            let version = String::from_utf8_lossy(&version.unwrap_or_default()).into_owned();
-            return Ok(suite_of(&release, &version));
+            let version = version.as_deref().unwrap_or_default();
+            suite = Some(suite_of(&release, &String::from_utf8_lossy(version)));
         }
     }
-    Ok(None)
+    let has_stanzas = has_stanzas.unwrap_or(false);
+    Ok(suite.flatten().map(|suite| ImageApt { suite, has_stanzas }))
 }
 
 fn suite_of(release: &str, version: &str) -> Option<String> {
@@ -190,14 +206,14 @@ fn suite_of(release: &str, version: &str) -> Option<String> {
     field("VERSION_CODENAME=")
 }
 
-/// Collects the host's settings for a step in an image of a Debian `suite` (none: no sources
-/// for apt).
+/// Collects the host's settings for a step in an image (`None`: it is not of Debian, and gets no
+/// sources for apt).
 ///
 /// # Errors
 /// When a settings file is there and cannot be read.
 pub fn collect(
     host: &Host,
-    suite: Option<&str>,
+    image: Option<&ImageApt>,
     sharing: Sharing,
 ) -> Result<Passthrough, TreeError> {
     let tree = Tree::open(&host.root)?;
@@ -208,7 +224,7 @@ pub fn collect(
     collector.take_uv(&pip);
     collector.take_npm()?;
     let has_bundle = collector.take_certificates(&pip)?;
-    collector.take_apt(suite, has_bundle)?;
+    collector.take_apt(image, has_bundle)?;
     let mut out = collector.out;
     let mut seen = std::collections::BTreeSet::new();
     out.hosts.retain(|host| seen.insert(host.clone()));
@@ -345,7 +361,7 @@ impl Collector<'_> {
         Ok(false)
     }
 
-    fn take_apt(&mut self, suite: Option<&str>, has_bundle: bool) -> Result<(), TreeError> {
+    fn take_apt(&mut self, image: Option<&ImageApt>, has_bundle: bool) -> Result<(), TreeError> {
         let mirrors = Mirrors::read(&self.host.root)?;
         let mut options = Vec::new();
         for option in &self.host.apt_options {
@@ -361,26 +377,42 @@ impl Collector<'_> {
             let bundle = Path::new(SETTINGS_DIR).join("ca-certificates.crt");
             options.push(format!("Acquire::https::CAInfo \"{}\";", bundle.display()));
         }
-        let sources = suite.map(|suite| mirrors.lines(suite, &mirrors.components.join(" ")));
-        let sources = sources.unwrap_or_default().join("\n") + "\n";
-        if has_password(&sources) && !self.sharing.passwords {
-            self.out.left_out.push("apt's sources".to_owned());
-        } else if suite.is_some() {
-            self.out.hosts.extend(addresses(&sources));
-            if !mirrors.is_default() {
-                // The host's mirror in place of what our base images name; sources that steps
-                // add themselves are read as ever.
-                let path = Path::new(SETTINGS_DIR).join("sources.list");
-                options.push(format!("Dir::Etc::sourcelist \"{}\";", path.display()));
-                options.push("Dir::Ignore-Files-Silently:: \"^debian\\.sources$\";".to_owned());
-                self.out.files.push((path, sources.into_bytes()));
-            }
-        }
+        self.take_apt_sources(image, &mirrors, &mut options);
         self.take_apt_passwords(&mut options)?;
         if !options.is_empty() {
             self.put_file("apt.conf", (options.join("\n") + "\n").into_bytes(), "APT_CONFIG");
         }
         Ok(())
+    }
+
+    /// A host with a mirror has it in place of what images name. Sources that steps add
+    /// themselves are read as ever: apt has one folder for them, so the file in it that names
+    /// Debian's archive is covered, and not the folder replaced.
+    fn take_apt_sources(
+        &mut self,
+        image: Option<&ImageApt>,
+        mirrors: &Mirrors,
+        options: &mut Vec<String>,
+    ) {
+        let Some(image) = image else { return };
+        let components = mirrors.components.join(" ");
+        let lines = mirrors.lines(&image.suite, &components).join("\n") + "\n";
+        if has_password(&lines) && !self.sharing.passwords {
+            self.out.left_out.push("apt's sources".to_owned());
+            return;
+        }
+        self.out.hosts.extend(addresses(&lines));
+        if mirrors.is_default() {
+            return;
+        }
+        if image.has_stanzas {
+            let stanzas = mirrors.stanzas(&image.suite, &components);
+            self.out.files.push((apt::SOURCES.into(), stanzas.into_bytes()));
+        } else {
+            let path = Path::new(SETTINGS_DIR).join("sources.list");
+            options.push(format!("Dir::Etc::sourcelist \"{}\";", path.display()));
+            self.out.files.push((path, lines.into_bytes()));
+        }
     }
 
     fn take_apt_passwords(&mut self, options: &mut Vec<String>) -> Result<(), TreeError> {

@@ -6,7 +6,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::limits::{REMOVE_DEPTH_MAX, TEXT_BYTES_MAX};
@@ -65,6 +65,21 @@ impl Tree {
             return Err(self.fail("reading", path, io::ErrorKind::FileTooLarge.into()));
         }
         Ok(Some(bytes))
+    }
+
+    /// Whether a regular file is there; `None` when nothing is. In a layer, something that is no
+    /// file hides the files of the layers below.
+    pub(crate) fn has_file(&self, path: &str) -> Result<Option<bool>, TreeError> {
+        match self.resolve(path, OFlags::PATH, Mode::empty()) {
+            Err(e) if e.kind() == io::ErrorKind::NotADirectory => Ok(Some(false)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(self.fail("opening", path, e)),
+            Ok(fd) => {
+                let stat =
+                    rustix::fs::fstat(fd).map_err(|e| self.fail("reading", path, e.into()))?;
+                Ok(Some(FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile))
+            }
+        }
     }
 
     /// Writes a file whole, in place of one that is there. Its folder must be there.

@@ -35,6 +35,8 @@ pub const ATTACHED_MAX: u32 = 4_093;
 pub const EXTRAS_MAX: usize = 512;
 /// Seconds for which a resolved extra destination may pass.
 pub const EXTRA_SECONDS_MAX: u64 = 3_600;
+/// Seconds for which such a destination passes again after somebody emptied the firewall.
+pub const EXTRA_SECONDS_AGAIN: u64 = 300;
 /// Connections that one container may have open through the host at the same time.
 pub const FLOWS_MAX: u32 = 8_192;
 /// Bytes of one netlink answer.

@@ -104,27 +104,86 @@ fn end_overlay(dir: &Path) {
 #[test]
 fn a_container_cannot_write_beyond_its_limit() {
     for mechanism in [Mechanism::Btrfs, Mechanism::Tmpfs] {
-        alone(|dir| {
-            let disk = open(dir, mechanism);
-            let full = disk.make("full", 32 * MIB).expect("make");
-            let other = disk.make("other", 32 * MIB).expect("make");
-            let merged = overlay(dir, &full.upper, &full.work);
-            let (wrote, error) = fill(&merged.join("big"));
-            assert!(is_refusal(&error), "{error}");
-            assert!(wrote <= 32 * MIB, "{wrote} bytes passed");
-            assert!(wrote >= 28 * MIB, "only {wrote} bytes fit");
-            // The neighbour has its own.
-            std::fs::write(other.upper.join("file"), vec![1; 20 << 20]).expect("neighbour");
-            // A full disk can be emptied, and used again.
-            std::fs::remove_file(merged.join("big")).expect("delete on a full disk");
-            rustix::fs::syncfs(File::open(&merged).expect("open")).expect("sync");
-            std::fs::write(merged.join("again"), vec![1; 16 << 20]).expect("write again");
-            end_overlay(dir);
-            full.remove().expect("remove");
-            disk.close().expect("close");
-            drop(other);
-        });
+        alone(|dir| check_limit(dir, mechanism));
     }
+    // A large image keeps data and metadata apart, a small one does not.
+    alone(|dir| {
+        let large =
+            DiskConfig { capacity_bytes: Some(20 << 30), ..config(dir, Some(Mechanism::Btrfs)) };
+        check_limit_on(dir, &Disk::open(&large).expect("open"));
+    });
+}
+
+/// Fills one of two containers, and sees that it alone is full.
+fn check_limit(dir: &Path, mechanism: Mechanism) {
+    check_limit_on(dir, &open(dir, mechanism));
+}
+
+fn check_limit_on(dir: &Path, disk: &Disk) {
+    let full = disk.make("full", 32 * MIB).expect("make");
+    let other = disk.make("other", 32 * MIB).expect("make");
+    let merged = overlay(dir, &full.upper, &full.work);
+    let (wrote, error) = fill(&merged.join("big"));
+    assert!(is_refusal(&error), "{error}");
+    assert!(wrote <= 32 * MIB, "{wrote} bytes passed");
+    assert!(wrote >= 28 * MIB, "only {wrote} bytes fit");
+    // The neighbour has its own.
+    std::fs::write(other.upper.join("file"), vec![1; 20 << 20]).expect("neighbour");
+    // A full disk can be emptied, and used again.
+    std::fs::remove_file(merged.join("big")).expect("delete on a full disk");
+    rustix::fs::syncfs(File::open(&merged).expect("open")).expect("sync");
+    std::fs::write(merged.join("again"), vec![1; 16 << 20]).expect("write again");
+    end_overlay(dir);
+    full.remove().expect("remove");
+    disk.close().expect("close");
+    drop(other);
+}
+
+/// An ext4 with project quotas, mounted on a folder in `dir`; an error if this kernel has none.
+fn with_projects(dir: &Path) -> std::io::Result<PathBuf> {
+    let (image, folder) = (dir.join("ext4.img"), dir.join("ext4"));
+    File::create_new(&image)?.set_len(200 * MIB)?;
+    std::fs::create_dir(&folder)?;
+    let run = |program: &str, args: &[&str]| {
+        let output = Command::new(program).args(args).output().expect(program);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() { Ok(()) } else { Err(std::io::Error::other(said)) }
+    };
+    let (image, point) = (image.to_str().expect("path"), folder.to_str().expect("path"));
+    run("mkfs.ext4", &["-q", "-O", "project,quota", "-E", "quotatype=prjquota", image])?;
+    run("mount", &["-o", "loop,prjquota", image, point])?;
+    Ok(folder)
+}
+
+#[test]
+fn project_quotas_are_used_where_the_kernel_has_them() {
+    alone(|dir| {
+        match with_projects(dir) {
+            Ok(folder) => {
+                let disk = Disk::open(&config(&folder, None)).expect("open");
+                assert_eq!(disk.mechanism(), Mechanism::ProjectQuota);
+                let left = disk.make("left", 8 * MIB).expect("make");
+                std::fs::write(left.upper.join("file"), vec![1; 4 << 20]).expect("write");
+                let used = left.usage().expect("usage");
+                assert!((4 * MIB..5 * MIB).contains(&used), "{used}");
+                drop(left);
+                disk.close().expect("close");
+                // What a killed server left is removed, and its limit lifted.
+                kill_one("project", &folder);
+                check_limit(&folder, Mechanism::ProjectQuota);
+                assert_eq!(std::fs::read_dir(&folder).expect("list").count(), 1, "lost+found");
+                umount(&folder).expect("unmount");
+            }
+            Err(error) => {
+                println!("this kernel has no project quotas: {error}");
+                let only = config(dir, Some(Mechanism::ProjectQuota));
+                let refused = Disk::open(&only).expect_err("no quotas").to_string();
+                assert!(refused.contains("project quota"), "{refused}");
+            }
+        }
+        std::fs::remove_dir(dir.join("ext4")).expect("folder");
+        std::fs::remove_file(dir.join("ext4.img")).expect("image");
+    });
 }
 
 #[test]
@@ -161,7 +220,7 @@ fn removing_gives_the_space_back() {
             for _ in 0..600 {
                 file.write_all(&vec![9; 1 << 20]).unwrap_or_else(|e| panic!("round {round}: {e}"));
             }
-            file.sync_all().expect("sync");
+            rustix::fs::syncfs(&file).expect("sync");
             drop(file);
             assert!(scratch.usage().expect("usage") >= 600 * MIB);
             assert!(on_host() >= 600 * MIB);
@@ -249,26 +308,31 @@ fn the_best_mechanism_is_taken_and_the_better_ones_are_explained() {
     });
 }
 
+/// Starts a server that holds a disk in `dir`, and kills it.
+fn kill_one(mechanism: &str, dir: &Path) {
+    let mut victim = Command::new(std::env::current_exe().expect("own path"))
+        .args(["--exact", "a_server_holds_its_disk", "--nocapture"])
+        .env("PALISADE_TEST_VICTIM", format!("{mechanism} {}", dir.display()))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("start the victim");
+    let mut seen = String::new();
+    let stdout = victim.stdout.as_mut().expect("stdout");
+    while !seen.contains("holding") {
+        let mut byte = [0];
+        stdout.read_exact(&mut byte).expect("read what the victim says");
+        seen.push(char::from(byte[0]));
+    }
+    victim.kill().expect("kill");
+    victim.wait().expect("wait");
+}
+
 #[test]
 fn what_a_killed_server_left_is_removed() {
     for mechanism in ["btrfs", "tmpfs"] {
         alone(|dir| {
-            let mut victim = Command::new(std::env::current_exe().expect("own path"))
-                .args(["--exact", "a_server_holds_its_disk", "--nocapture"])
-                .env("PALISADE_TEST_VICTIM", format!("{mechanism} {}", dir.display()))
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .spawn()
-                .expect("start the victim");
-            let mut seen = String::new();
-            let stdout = victim.stdout.as_mut().expect("stdout");
-            while !seen.contains("holding") {
-                let mut byte = [0];
-                stdout.read_exact(&mut byte).expect("read what the victim says");
-                seen.push(char::from(byte[0]));
-            }
-            victim.kill().expect("kill");
-            victim.wait().expect("wait");
+            kill_one(mechanism, dir);
             let left = snapshot(dir);
             assert!(left.len() >= 2, "{left:?}");
             // A file that is still open somewhere does not stop the next server.
@@ -298,6 +362,7 @@ fn a_server_holds_its_disk() {
     };
     match std::env::var("PALISADE_TEST_VICTIM") {
         Ok(victim) => match victim.split_once(' ') {
+            Some(("project", dir)) => hold(Path::new(dir), Mechanism::ProjectQuota),
             Some(("tmpfs", dir)) => hold(Path::new(dir), Mechanism::Tmpfs),
             Some((_, dir)) => hold(Path::new(dir), Mechanism::Btrfs),
             None => panic!("no folder"),

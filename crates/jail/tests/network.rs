@@ -335,6 +335,41 @@ fn the_hosts_own_forwarding_and_firewall_stay() {
 }
 
 #[test]
+fn an_emptied_firewall_is_put_back() {
+    with_world(true, |world| {
+        world.serve_public(80);
+        world.serve_public(81);
+        serve(SocketAddr::from(([0, 0, 0, 0], 80)));
+        let before = snapshot();
+        let fabric = open();
+        let container = Container::new();
+        let index = Ipv4Addr::new(10, 50, 0, 5);
+        let policy = Policy {
+            also: vec![(IpAddr::V4(index), 80)],
+            names: vec![("index.example".into(), 81)],
+        };
+        let attached = fabric.attach(container.netns.as_fd(), &policy).expect("attach");
+        fabric.allow(attached.address, index, 81, SOON).expect("allow");
+        for round in 0..3 {
+            run("nft", &["flush ruleset"]);
+            let deadline = Instant::now() + SOON;
+            while !run("nft", &["list", "tables"]).contains("palisade") {
+                assert!(Instant::now() < deadline, "round {round}: the table does not come back");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            container.assert_refused(&format!("{HOST}:80"));
+            container.assert_refused("192.168.7.7:80");
+            for open in [format!("{PUBLIC}:80"), format!("{index}:80"), format!("{index}:81")] {
+                container.ask(&open).expect(&open);
+            }
+        }
+        attached.detach();
+        fabric.close().expect("close");
+        assert_unchanged(&before);
+    });
+}
+
+#[test]
 fn chains_that_stand_in_the_way_are_named() {
     with_world(true, |_| {
         let fabric = open();

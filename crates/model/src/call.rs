@@ -263,7 +263,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_input_ends_once(events in prop::collection::vec(events(), 0..400), retries in 0u32..4) {
+        fn every_input_ends_once(
+            events in prop::collection::vec(events(), 0..400), retries in 0u32..4,
+        ) {
             let r = rules(retries);
             let mut input = Input::new(Time(0));
             let mut answers = 0;

@@ -1,4 +1,4 @@
-//! The domain of palisade: what an app, a call, a task and an image are, and how each of them changes.
+//! The domain of palisade: what an app, a call, a task and an image are, and how each changes.
 //!
 //! Nothing here does I/O, reads a clock or draws a random number: `now` and new ids come in as
 //! arguments (A1), so the same code runs in the server and in a simulation.

@@ -83,7 +83,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_over_capacity(sizes in prop::collection::vec((1u64..50, 0u64..60), 1..6), ask in 1u64..50) {
+        fn never_over_capacity(
+            sizes in prop::collection::vec((1u64..50, 0u64..60), 1..6), ask in 1u64..50,
+        ) {
             let workers: Vec<_> =
                 sizes.iter().enumerate().map(|(n, (c, r))| view(n as u8, *c, *r)).collect();
             let wish = Reservation { cpu_millis: 1, memory_bytes: ask };

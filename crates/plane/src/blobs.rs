@@ -4,13 +4,24 @@ use std::io;
 
 use bytes::Bytes;
 use futures::Stream;
-use model::TaskId;
+use model::{TaskId, WorkspaceId};
 use store::blobs::Blob;
-use store::{inputs, tasks};
+use store::inputs;
 use tokio::fs::File;
 
 use crate::Plane;
 use crate::api::refusal::Refusal;
+
+/// Through which door a blob is sent or fetched: the token is the permission, the door bounds it.
+#[derive(Debug, Clone)]
+pub enum Door {
+    /// The server's port.
+    Port,
+    /// A container that acts for its app's owner: blobs of its workspace.
+    Workspace(WorkspaceId),
+    /// A restricted container: those that it made, and those that its inputs carry.
+    Restricted(TaskId),
+}
 
 /// What became of an upload: the `ETag` that the client compares (hex MD5 of the body).
 #[derive(Debug, Clone)]
@@ -48,36 +59,38 @@ impl Plane {
         Ok(())
     }
 
-    /// The blob that a token opens for a caller. The door of a restricted container opens that
-    /// container's own alone, the door of another one those of its workspace: what `BlobGet`
-    /// would give it.
-    async fn opened(&self, token: &str, task: Option<&TaskId>) -> Result<Blob, Refusal> {
+    /// Whether bytes are still there, asked inside the transaction that begins to count on them:
+    /// what is old is forgotten inside one, too.
+    pub(crate) async fn check_kept(&self, sha256: &str) -> Result<(), Refusal> {
+        let digest = sha256.parse().map_err(Refusal::internal)?;
+        match self.blobs.stat(digest).await.map_err(|error| refusal("blob", error))? {
+            Some(_) => Ok(()),
+            None => Err(Refusal::Conflict("the bytes were just forgotten: send them again".into())),
+        }
+    }
+
+    /// The blob that a token opens behind a door.
+    async fn opened(&self, token: &str, door: &Door) -> Result<Blob, Refusal> {
         let unknown = || Refusal::NotFound("there is no such blob".into());
         let mut db = self.store.read().await?;
         let blob = store::blobs::by_token(&mut db, token).await?.ok_or_else(unknown)?;
-        let Some(task) = task else { return Ok(blob) };
-        let task = tasks::get_any(&mut db, task).await?.ok_or_else(unknown)?;
-        let own = match task.restricted {
-            true => {
-                blob.task.as_ref() == Some(&task.id)
-                    || inputs::task_has_blob(&mut db, &task.id, blob.id.as_str()).await?
+        let own = match door {
+            Door::Port => true,
+            Door::Workspace(workspace) => blob.workspace == *workspace,
+            Door::Restricted(task) => {
+                blob.task.as_ref() == Some(task)
+                    || inputs::task_has_blob(&mut db, task, blob.id.as_str()).await?
             }
-            false => blob.workspace == task.workspace,
         };
         if own { Ok(blob) } else { Err(unknown()) }
     }
 
     /// Takes the bytes of a blob that was announced.
-    pub async fn upload<S>(
-        &self,
-        token: &str,
-        task: Option<&TaskId>,
-        body: S,
-    ) -> Result<Uploaded, Refusal>
+    pub async fn upload<S>(&self, token: &str, door: &Door, body: S) -> Result<Uploaded, Refusal>
     where
         S: Stream<Item = io::Result<Bytes>> + Send + Unpin,
     {
-        let blob = self.opened(token, task).await?;
+        let blob = self.opened(token, door).await?;
         if blob.sha256.is_some() {
             return Err(Refusal::Conflict("the blob is there already".into()));
         }
@@ -86,18 +99,15 @@ impl Plane {
         let stored =
             self.blobs.put(body, expected).await.map_err(|error| refusal("body", error))?;
         let mut tx = self.store.begin().await?;
+        self.check_kept(&stored.digest.to_string()).await?;
         store::blobs::complete(&mut tx, &blob.id, &stored.digest.to_string()).await?;
         tx.commit().await?;
         Ok(Uploaded { md5_hex: stored.md5_hex })
     }
 
     /// Opens the bytes of a blob: their number, and a file to read them from.
-    pub async fn download(
-        &self,
-        token: &str,
-        task: Option<&TaskId>,
-    ) -> Result<(u64, File), Refusal> {
-        let blob = self.opened(token, task).await?;
+    pub async fn download(&self, token: &str, door: &Door) -> Result<(u64, File), Refusal> {
+        let blob = self.opened(token, door).await?;
         let Some(sha256) = blob.sha256 else {
             return Err(Refusal::NotFound("the blob's bytes were never sent".into()));
         };

@@ -83,6 +83,9 @@ pub const CANCEL_GRACE: Millis = Millis::from_secs(5);
 /// How long answers are kept for a client that asks again.
 pub const REPLAY_KEPT: Millis = Millis::from_secs(3_600);
 
+/// How often what is old is forgotten.
+pub const FORGET_EVERY: Millis = Millis::from_secs(600);
+
 /// How long results of a call are kept.
 pub const CALL_KEPT: Millis = Millis::from_secs(7 * 24 * 3_600);
 

@@ -9,12 +9,12 @@ use model::link::End;
 use model::{Millis, Time};
 use store::apps::{self, App};
 use store::tasks::{self, Phase};
-use store::{Hint, inputs, replays};
+use store::{Hint, inputs, replays, retention};
 use wire::client::AppState;
 
 use crate::Plane;
 use crate::endings::Kills;
-use crate::limits::{REPLAY_KEPT, SCAN_EVERY, STOP_GRACE};
+use crate::limits::{CALL_KEPT, FORGET_EVERY, REPLAY_KEPT, SCAN_EVERY, STOP_GRACE};
 use crate::scheduler::end_slow_starts;
 
 /// Ends attempts in time: sleeps until the next deadline, runs until the server ends.
@@ -64,7 +64,14 @@ pub async fn deadlines(plane: &Plane, looked_at: Time) -> Result<Option<Time>, s
 
 /// Everything that may be a moment late. Runs until the server ends.
 pub async fn run_sweeps(plane: Arc<Plane>) {
+    let mut forgotten_at = Time::default();
     while !plane.is_closing() {
+        if plane.now().since(forgotten_at) > FORGET_EVERY {
+            forgotten_at = plane.now();
+            if let Err(error) = forget(&plane).await {
+                tracing::error!(%error, "what is old could not be forgotten");
+            }
+        }
         if let Err(error) = sweep(&plane).await {
             tracing::error!(%error, "a sweep failed");
         }
@@ -94,6 +101,25 @@ pub async fn sweep(plane: &Plane) -> Result<(), store::Error> {
     plane.expect_leavers(now).await?;
     let mut tx = plane.store.begin().await?;
     replays::forget(&mut tx, now - REPLAY_KEPT).await?;
+    tx.commit().await
+}
+
+/// Forgets what nobody can want any more, and removes its bytes.
+async fn forget(plane: &Plane) -> Result<(), store::Error> {
+    let before = plane.now() - CALL_KEPT;
+    let mut tx = plane.store.begin().await?;
+    let calls = retention::forget_calls(&mut tx, before).await?;
+    let output = retention::forget_output(&mut tx, before).await?;
+    let secrets = retention::forget_app_secrets(&mut tx, before).await?.len();
+    let free = retention::forget_blobs(&mut tx, before).await?;
+    tracing::debug!(calls, output, secrets, blobs = free.len(), "what is old was forgotten");
+    // Inside the transaction: whoever sends the same bytes now looks for them in one of its own.
+    for sha256 in free {
+        let Ok(digest) = sha256.parse() else { continue };
+        if let Err(error) = plane.blobs.remove(digest).await {
+            tracing::warn!(%error, %sha256, "a payload's bytes stay behind");
+        }
+    }
     tx.commit().await
 }
 

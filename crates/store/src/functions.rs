@@ -43,8 +43,8 @@ fn read(row: &SqliteRow) -> Result<Function> {
 
 /// Makes a function, or gives the one of that id a new definition.
 pub async fn put(db: &mut Db, function: &Function) -> Result<()> {
-    let sql = "INSERT INTO functions (id, workspace_id, app_id, name, definition, spec, created_at) \
-               VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (id) DO UPDATE SET \
+    let sql = "INSERT INTO functions (id, workspace_id, app_id, name, definition, spec, \
+               created_at) VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (id) DO UPDATE SET \
                definition = excluded.definition, spec = excluded.spec";
     let spec = function.spec.as_ref().map(|spec| json("function", spec)).transpose()?;
     sqlx::query(sql)

@@ -14,6 +14,7 @@ pub mod inputs;
 pub mod logs;
 pub mod mounts;
 pub mod replays;
+pub mod retention;
 pub mod secrets;
 pub mod tasks;
 pub mod tokens;

@@ -1,4 +1,5 @@
 //! The store against a real SQLite file.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 use bytes::Bytes;
 use model::call::{Event, Input, Rules, State, step};
@@ -168,4 +169,52 @@ async fn a_damaged_file_is_refused_and_left_as_it_is() {
     assert!(matches!(error, Error::Corrupt { .. }), "{error}");
     assert!(error.to_string().contains("restore it from a backup"), "{error}");
     assert_eq!(std::fs::read(&path).unwrap(), [b'x'; 8_192]);
+}
+
+#[tokio::test]
+async fn only_what_is_old_done_and_unused_is_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, scope) = open(dir.path()).await;
+    let call = CallId::new([1; 16]);
+    let rules = Rules { timeout_ms: Millis(1_000), retry: RetryPolicy::default() };
+    let task = TaskId::new([7; 16]);
+    let mut tx = store.begin().await.unwrap();
+    for (n, sha256) in [(1, "aa"), (2, "bb"), (3, "aa")] {
+        let blob = blobs::Blob {
+            id: BlobId::new([n; 16]),
+            workspace: scope.workspace.clone(),
+            task: None,
+            token: format!("token-{n}"),
+            size_bytes: 1,
+            wanted_sha256: sha256.into(),
+            sha256: None,
+        };
+        blobs::insert(&mut tx, &blob, Time(if n == 3 { 500 } else { 1 })).await.unwrap();
+        blobs::complete(&mut tx, &blob.id, sha256).await.unwrap();
+    }
+    inputs::insert(&mut tx, &input(0), &carried("args")).await.unwrap();
+    // Open: neither the call nor anything of it goes.
+    assert_eq!(retention::forget_calls(&mut tx, Time(100)).await.unwrap(), 0);
+    let mut open = inputs::open(&mut tx, &InputId::new([0; 16])).await.unwrap().unwrap();
+    for event in [
+        Event::Claimed { task: task.clone() },
+        Event::Answered {
+            task: task.clone(),
+            outcome: Box::new(Outcome {
+                data: Some(Payload::Blob(BlobId::new([2; 16]))),
+                ..Outcome::without_data(Status::Success, "")
+            }),
+        },
+    ] {
+        open.input = step(open.input, event, &rules, Time(20)).0;
+        inputs::save(&mut tx, &open, Some(&task), Time(20)).await.unwrap();
+    }
+    // Blob 1 is unused, but 3 has the same bytes; 2 is a result.
+    assert!(retention::forget_blobs(&mut tx, Time(100)).await.unwrap().is_empty());
+    assert!(blobs::get(&mut tx, &scope, &BlobId::new([1; 16])).await.unwrap().is_none());
+    assert!(blobs::get(&mut tx, &scope, &BlobId::new([2; 16])).await.unwrap().is_some());
+    assert_eq!(retention::forget_calls(&mut tx, Time(1)).await.unwrap(), 0);
+    assert_eq!(retention::forget_calls(&mut tx, Time(100)).await.unwrap(), 1);
+    assert!(calls::get(&mut tx, &scope, &call).await.unwrap().is_none());
+    assert_eq!(retention::forget_blobs(&mut tx, Time(100)).await.unwrap(), ["bb"]);
 }

@@ -8,7 +8,7 @@ pub mod networks;
 
 mod build;
 mod ids;
-pub mod limits;
+mod limits;
 mod mount_points;
 mod roots;
 mod steps;

@@ -36,40 +36,40 @@ pub(crate) const STEP_OPEN_FILES: u64 = 16_384;
 pub(crate) const SHM_BYTES: u64 = 256 << 20;
 
 /// Questions that one container may have waiting for an answer.
-pub const QUESTIONS_PER_CONTAINER_MAX: usize = 128;
+pub(crate) const QUESTIONS_PER_CONTAINER_MAX: usize = 128;
 /// Questions of all containers that may wait for an answer.
-pub const QUESTIONS_MAX: usize = 2_048;
+pub(crate) const QUESTIONS_MAX: usize = 2_048;
 /// Connections to the resolver that one container may hold.
-pub const DNS_CONNECTIONS_PER_CONTAINER_MAX: usize = 8;
+pub(crate) const DNS_CONNECTIONS_PER_CONTAINER_MAX: usize = 8;
 /// Connections to the resolver of all containers.
-pub const DNS_CONNECTIONS_MAX: usize = 512;
+pub(crate) const DNS_CONNECTIONS_MAX: usize = 512;
 /// Milliseconds for which such a connection may be silent, or take for one question.
-pub const DNS_IDLE_MS_MAX: u64 = 10_000;
+pub(crate) const DNS_IDLE_MS_MAX: u64 = 10_000;
 /// Questions over one connection.
-pub const DNS_QUESTIONS_PER_CONNECTION_MAX: usize = 1_000;
+pub(crate) const DNS_QUESTIONS_PER_CONNECTION_MAX: usize = 1_000;
 /// Bytes of a question.
-pub const QUESTION_BYTES_MAX: usize = 1_232;
+pub(crate) const QUESTION_BYTES_MAX: usize = 1_232;
 /// Bytes of an answer by UDP: what passes everywhere without fragments (DNS flag day 2020).
-pub const UDP_ANSWER_BYTES_MAX: u16 = 1_232;
+pub(crate) const UDP_ANSWER_BYTES_MAX: u16 = 1_232;
 /// Bytes of an answer by TCP, which is the protocol's own limit.
-pub const TCP_ANSWER_BYTES_MAX: usize = 65_535;
+pub(crate) const TCP_ANSWER_BYTES_MAX: usize = 65_535;
 /// Resolvers of the host that are asked, as in resolv.conf(5).
-pub const SERVERS_MAX: usize = 3;
+pub(crate) const SERVERS_MAX: usize = 3;
 /// Times that each of them is asked.
-pub const ROUNDS_MAX: usize = 2;
+pub(crate) const ROUNDS_MAX: usize = 2;
 /// Milliseconds for one of them to answer.
-pub const SERVER_MS_MAX: u64 = 2_000;
+pub(crate) const SERVER_MS_MAX: u64 = 2_000;
 /// Milliseconds for all of it; what a stub resolver waits by default.
-pub const QUESTION_MS_MAX: u64 = 4_900;
+pub(crate) const QUESTION_MS_MAX: u64 = 4_900;
 /// Bytes of the host's resolver configuration that are read.
-pub const RESOLV_CONF_BYTES_MAX: u64 = 64 << 10;
+pub(crate) const RESOLV_CONF_BYTES_MAX: u64 = 64 << 10;
 /// Addresses of one answer for a named host; more are left out.
-pub const ADMITTED_PER_ANSWER_MAX: usize = 16;
+pub(crate) const ADMITTED_PER_ANSWER_MAX: usize = 16;
 /// Seconds for which such an address passes at least, however short-lived the answer is.
-pub const ADMITTED_SECONDS_MIN: u64 = 60;
+pub(crate) const ADMITTED_SECONDS_MIN: u64 = 60;
 /// Names of hosts in one container's policy.
-pub const NAMES_PER_CONTAINER_MAX: usize = 64;
+pub(crate) const NAMES_PER_CONTAINER_MAX: usize = 64;
 /// Connections through one forwarded port.
-pub const FORWARDED_MAX: usize = 64;
+pub(crate) const FORWARDED_MAX: usize = 64;
 /// Milliseconds for a forwarded connection to be made on the host.
-pub const FORWARD_CONNECT_MS_MAX: u64 = 5_000;
+pub(crate) const FORWARD_CONNECT_MS_MAX: u64 = 5_000;

@@ -1,13 +1,16 @@
 //! The network of containers that may reach the internet, and of build steps.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jail::network::{Attachment, Fabric, FabricConfig, Policy};
 
+use crate::net::dns::{Registration, Resolver, ResolverConfig};
+
 /// The port of the resolver on the gateway's address; containers ask port 53 and are led there.
-const DNS_PORT: u16 = 5_353;
+const DNS_PORT: u16 = 61_053;
 
 /// The network cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -17,7 +20,7 @@ pub enum Error {
     Fabric(#[from] jail::network::Error),
     /// The resolver.
     #[error("the resolver for containers: {0}")]
-    Resolver(#[source] std::io::Error),
+    Resolver(#[from] crate::net::dns::Error),
     /// There was none at the start of the server.
     #[error("{0}")]
     Absent(String),
@@ -30,64 +33,15 @@ pub struct Networks(Result<Inner, String>);
 #[derive(Debug)]
 struct Inner {
     fabric: Arc<Fabric>,
-    resolver: Relay,
-}
-
-/// Passes questions on to the host's resolver, and its answers back.
-#[derive(Debug)]
-struct Relay(tokio::task::AbortHandle);
-
-/// Bytes of one datagram.
-const DATAGRAM_BYTES_MAX: usize = 4_096;
-
-/// Questions that are under way at the same time.
-const QUESTIONS_MAX: usize = 256;
-
-impl Relay {
-    async fn open(address: SocketAddr) -> std::io::Result<Self> {
-        let text = tokio::fs::read_to_string("/etc/resolv.conf").await?;
-        let server =
-            text.lines().find_map(|line| line.strip_prefix("nameserver ")?.trim().parse().ok());
-        let server = SocketAddr::new(server.unwrap_or(Ipv4Addr::LOCALHOST.into()), 53);
-        let socket = Arc::new(tokio::net::UdpSocket::bind(address).await?);
-        let slots = Arc::new(tokio::sync::Semaphore::new(QUESTIONS_MAX));
-        let work = tokio::spawn(async move {
-            let mut datagram = vec![0; DATAGRAM_BYTES_MAX];
-            loop {
-                let Ok((n, from)) = socket.recv_from(&mut datagram).await else { continue };
-                let Ok(slot) = slots.clone().acquire_owned().await else { return };
-                let (socket, question) = (socket.clone(), datagram[..n].to_vec());
-                tokio::spawn(async move {
-                    if let Ok(answer) = ask(server, &question).await {
-                        let _ = socket.send_to(&answer, from).await;
-                    }
-                    drop(slot);
-                });
-            }
-        });
-        Ok(Self(work.abort_handle()))
-    }
-
-    fn close(&self) {
-        self.0.abort();
-    }
-}
-
-async fn ask(server: SocketAddr, question: &[u8]) -> std::io::Result<Vec<u8>> {
-    let socket = tokio::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
-    socket.connect(server).await?;
-    socket.send(question).await?;
-    let mut answer = vec![0; DATAGRAM_BYTES_MAX];
-    let most = std::time::Duration::from_secs(5);
-    let n = tokio::time::timeout(most, socket.recv(&mut answer)).await??;
-    answer.truncate(n);
-    Ok(answer)
+    resolver: tokio::sync::Mutex<Option<Resolver>>,
 }
 
 /// A container's place in the network. Dropping it takes it back.
 #[derive(Debug)]
 pub(crate) struct Attached {
     attachment: Option<Attachment>,
+    /// Its right to ask for names ends before its address is somebody else's.
+    registration: Option<Registration>,
 }
 
 impl Networks {
@@ -115,13 +69,18 @@ impl Networks {
     pub(crate) fn attach(&self, namespace: OwnedFd, policy: &Policy) -> Result<Attached, Error> {
         let inner = self.inner()?;
         let attachment = inner.fabric.attach(namespace.as_fd(), policy)?;
-        Ok(Attached { attachment: Some(attachment) })
+        let resolver = inner.resolver.blocking_lock();
+        let resolver = resolver.as_ref().ok_or_else(|| Error::Absent("it is closed".into()))?;
+        let registration = Some(resolver.register(attachment.address, &policy.names)?);
+        Ok(Attached { attachment: Some(attachment), registration })
     }
 
     /// Takes everything back.
     pub async fn close(&self) {
         let Ok(inner) = self.inner() else { return };
-        inner.resolver.close();
+        if let Some(resolver) = inner.resolver.lock().await.take() {
+            resolver.stop().await;
+        }
         let fabric = inner.fabric.clone();
         match tokio::task::spawn_blocking(move || fabric.close()).await {
             Ok(Ok(())) => {}
@@ -142,17 +101,32 @@ async fn open() -> Result<Inner, Error> {
         .await
         .map_err(|_| Error::Absent("the thread that opens the network died".into()))??;
     let fabric = Arc::new(fabric);
-    let address = (IpAddr::V4(fabric.gateway()), DNS_PORT).into();
-    let resolver = Relay::open(address).await.map_err(Error::Resolver)?;
+    let config = ResolverConfig {
+        listen: (IpAddr::V4(fabric.gateway()), DNS_PORT).into(),
+        resolv_conf: "/etc/resolv.conf".into(),
+    };
+    let admit = {
+        let fabric = fabric.clone();
+        move |container: Ipv4Addr, to: &[(Ipv4Addr, u16)], ttl: Duration| {
+            let admitted = fabric.allow_all(container, to, ttl);
+            if let Err(error) = &admitted {
+                tracing::debug!(%error, "the addresses of a named host are not let through");
+            }
+            admitted.is_ok()
+        }
+    };
+    let resolver = Resolver::start(config, Box::new(admit)).await?;
     for obstacle in fabric.obstacles().unwrap_or_default() {
         tracing::warn!(%obstacle, "the host's firewall may keep containers from the internet");
     }
-    Ok(Inner { fabric, resolver })
+    Ok(Inner { fabric, resolver: tokio::sync::Mutex::new(Some(resolver)) })
 }
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        let Some(attachment) = self.attachment.take() else { return };
-        attachment.detach();
+        drop(self.registration.take());
+        if let Some(attachment) = self.attachment.take() {
+            attachment.detach();
+        }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{self, Read};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -10,13 +11,14 @@ use std::time::{Duration, Instant};
 use images::package_settings::{self, Passthrough};
 use images::{Entry, EntryKind, Exit, RunError, RunStep, Source, StepDirs, StepRunner};
 use jail::network::Policy;
-use jail::{Bind, BindIds, Child, InlineFile, Limits, Plan, Process, Root, Stdio};
+use jail::{Bind, BindIds, Child, InlineFile, Limits, Plan, Prepared, Process, Root, Stdio};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::limits::{
     LOG_CHUNK_BYTES_MAX, SHM_BYTES, STEP_MEMORY_BYTES, STEP_OPEN_FILES, STEP_PIDS,
 };
 use crate::mount_points::MountPoints;
+use crate::net::forward::Forward;
 use crate::task::inside;
 use crate::{Worker, users};
 
@@ -44,9 +46,9 @@ impl<'w> Steps<'w> {
         if !step.network {
             return Ok(Passthrough::default());
         }
-        let suite = package_settings::image_suite(&step.layers).map_err(failed)?;
+        let image = package_settings::image_apt(&step.layers).map_err(failed)?;
         let sharing = package_settings::Sharing::default();
-        package_settings::collect(&self.worker.host, suite.as_deref(), sharing).map_err(failed)
+        package_settings::collect(&self.worker.host, image.as_ref(), sharing).map_err(failed)
     }
 
     fn plan(
@@ -99,7 +101,7 @@ impl<'w> Steps<'w> {
             },
             process: Process {
                 argv: step.argv.clone(),
-                env: settings.merge_env(&step.env),
+                env: environment(settings, step),
                 cwd: PathBuf::from(&step.cwd),
                 uid: user.uid,
                 gid: user.gid,
@@ -133,6 +135,7 @@ impl StepRunner for Steps<'_> {
             }
             false => None,
         };
+        let proxies = forward_proxies(&prepared, &settings).map_err(failed)?;
         let child = prepared.start().map_err(|e| match e {
             jail::Error::Program { .. } => RunError::Refused(e.to_string()),
             other => failed(other),
@@ -140,7 +143,7 @@ impl StepRunner for Steps<'_> {
         let in_time = follow(&child, &mut ours, step.timeout, log).map_err(failed)?;
         let ended = child.end().map_err(failed)?;
         rest(&mut ours, log).map_err(failed)?;
-        drop(network);
+        drop((network, proxies));
         points.remove(&step.dirs.upper);
         Ok(match ended.exit {
             _ if !in_time => Exit::TimedOut,
@@ -174,6 +177,30 @@ impl StepRunner for Steps<'_> {
         }
         Ok(())
     }
+}
+
+/// A step's environment: what every program expects, the host's settings, and over them what the
+/// image and the step say.
+fn environment(settings: &Passthrough, step: &RunStep) -> Vec<(String, String)> {
+    let usual = [("PATH", images::DEFAULT_PATH), ("HOME", "/root")];
+    let env = settings.merge_env(&step.env);
+    let absent = |name: &str| !env.iter().any(|(known, _)| known == name);
+    let usual = usual.into_iter().filter(|(name, _)| absent(name));
+    let mut all: Vec<_> = usual.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    all.extend(env);
+    all
+}
+
+/// Proxies on the host's own loopback, reachable at the same address inside.
+fn forward_proxies(prepared: &Prepared, settings: &Passthrough) -> io::Result<Vec<Forward>> {
+    let mut forwards = Vec::new();
+    for (_, port) in &settings.loopback_proxies {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, *port));
+        let listener = jail::listen_inside(prepared.network_namespace(), address);
+        let listener = listener.map_err(io::Error::other)?;
+        forwards.push(Forward::start(listener, address)?);
+    }
+    Ok(forwards)
 }
 
 /// What a step may reach beside the internet: just what the host's package settings name.

@@ -7,10 +7,10 @@ builder version whose list of requirements counts.
 import importlib.metadata
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
-import tempfile
 
 from pip._vendor.packaging.requirements import Requirement
 from pip._vendor.packaging.utils import canonicalize_name
@@ -44,19 +44,18 @@ _run_next()
 '''
 
 
-def pip(verb, *arguments, may_fail=False):
-    """Runs pip for wheels only. Says whether it succeeded."""
-    options = ["--quiet", "--no-cache-dir", "--only-binary", ":all:"]
-    command = [sys.executable, "-m", "pip", verb, *options, *arguments]
-    kwargs = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} if may_fail else {}
-    ended = subprocess.run(command, check=False, **kwargs)
-    if ended.returncode and not may_fail:
-        sys.exit(f"pip {verb} fails for {' '.join(arguments)}")
-    return ended.returncode == 0
+def install(target, *arguments):
+    """Installs wheels. Gives what pip says when it fails, and nothing when it does not."""
+    options = ["--quiet", "--no-cache-dir", "--only-binary", ":all:", "--no-compile"]
+    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(target)]
+    ended = subprocess.run([*command, *arguments], check=False, text=True, stderr=subprocess.PIPE)
+    return (ended.stderr or "no reason is given\n") if ended.returncode else ""
 
 
-def install(target, *arguments, may_fail=False):
-    return pip("install", "--no-compile", "--target", str(target), *arguments, may_fail=may_fail)
+def install_or_end(target, *arguments):
+    said = install(target, *arguments)
+    if said:
+        sys.exit(f"{said}pip fails to install {' '.join(arguments)}")
 
 
 def requirements(metadata):
@@ -84,36 +83,44 @@ def pinned(builder):
     return [pin for pin in pins if pin.marker is None or pin.marker.evaluate()]
 
 
-def loosen(pin, wanted):
-    """A pin that the index lacks, as widely as the client itself requires the package."""
+def loosen(pin, wanted, chosen):
+    """Widens a pin that the index lacks to what the client requires. Says whether it could."""
     name = canonicalize_name(pin.name)
     specifiers = ",".join(str(r.specifier) for r in wanted.get(name, []) if str(r.specifier))
-    print(f"{pin.name}{pin.specifier} is not to be had; {pin.name}{specifiers} will do",
-          flush=True)
-    return f"{pin.name}{specifiers}"
+    wide = f"{pin.name}{specifiers}"
+    if chosen[name] == wide:
+        return False
+    print(f"{chosen[name]} is not to be had; {wide} will do", flush=True)
+    chosen[name] = wide
+    return True
 
 
 def install_pins(pins, wanted):
-    texts = [f"{pin.name}{pin.specifier}" for pin in pins]
-    if install(DEPS, "--no-deps", *texts, may_fail=True):
-        return
-    # Some exact version is missing. Find out which, and let pip choose those.
-    shutil.rmtree(DEPS, ignore_errors=True)
-    chosen = []
-    with tempfile.TemporaryDirectory() as scratch:
-        for pin, text in zip(pins, texts):
-            is_there = pip("download", "--no-deps", "--dest", scratch, text, may_fail=True)
-            chosen.append(text if is_there else loosen(pin, wanted))
-    install(DEPS, *chosen)
+    """Installs exact versions, and where an index lacks one, what the client can do with."""
+    chosen = {canonicalize_name(pin.name): f"{pin.name}{pin.specifier}" for pin in pins}
+    exact = dict(chosen)
+    for _ in pins:
+        # With a version of pip's own choice, what that version requires counts as well.
+        options = ["--no-deps"] if chosen == exact else []
+        said = install(DEPS, *options, *chosen.values())
+        if not said:
+            return
+        shutil.rmtree(DEPS, ignore_errors=True)
+        names = re.findall(r"No matching distribution found for ([A-Za-z0-9._-]+)", said)
+        missing = [pin for pin in pins if canonicalize_name(pin.name) in
+                   {canonicalize_name(name) for name in names}]
+        if not any(loosen(pin, wanted, chosen) for pin in missing):
+            sys.exit(f"{said}pip fails to install {' '.join(chosen.values())}")
+    install_or_end(DEPS, *chosen.values())
 
 
 def main():
     version, builder = sys.argv[1:]
-    install(PKG, "--no-deps", f"modal=={version}")
+    install_or_end(PKG, "--no-deps", f"modal=={version}")
     [distribution] = importlib.metadata.distributions(path=[str(PKG)])
     wanted = requirements(distribution.metadata)
     for requirement in wanted.get(IN_PKG, []):
-        install(PKG, "--no-deps", f"{requirement.name}{requirement.specifier}")
+        install_or_end(PKG, "--no-deps", f"{requirement.name}{requirement.specifier}")
     # The rest of the list is what real containers have; command line tools are not in it.
     install_pins(pinned(builder), wanted)
     for useless in [PKG / "bin", PKG / "modal_docs", DEPS / "bin"]:

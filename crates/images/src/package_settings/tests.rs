@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::{Host, Passthrough, SETTINGS_DIR, Sharing, collect, suite_of};
+use super::{Host, ImageApt, Passthrough, SETTINGS_DIR, Sharing, collect, image_apt, suite_of};
 
 /// A host with these files and variables.
 struct Case {
@@ -27,7 +27,12 @@ impl Case {
     }
 
     fn collect(&self, passwords: bool) -> Passthrough {
-        collect(&self.host, Some("trixie"), Sharing { passwords }).unwrap()
+        self.collect_for(false, passwords)
+    }
+
+    fn collect_for(&self, has_stanzas: bool, passwords: bool) -> Passthrough {
+        let image = ImageApt { suite: "trixie".to_owned(), has_stanzas };
+        collect(&self.host, Some(&image), Sharing { passwords }).unwrap()
     }
 }
 
@@ -153,12 +158,16 @@ fn a_mirror_takes_the_place_of_debians_own_archive() {
     let passthrough = Case::new(&[("etc/apt/sources.list", sources)], &[]).collect(false);
     let conf = file(&passthrough, "apt.conf").unwrap();
     assert!(conf.contains("Dir::Etc::sourcelist"), "{conf}");
-    assert!(conf.contains("Ignore-Files-Silently"), "{conf}");
     let list = file(&passthrough, "sources.list").unwrap();
     assert!(list.contains("deb http://m.test:81/debian trixie main contrib\n"), "{list}");
     assert_eq!(env(&passthrough, "APT_CONFIG"), Some(&*format!("{SETTINGS_DIR}/apt.conf")));
     assert_eq!(passthrough.hosts, [host("m.test", 81)]);
     let case = Case::new(&[("etc/apt/sources.list", sources)], &[]);
+    let covered = case.collect_for(true, false);
+    let (path, stanzas) = &covered.files[0];
+    assert_eq!(path.to_str(), Some("/etc/apt/sources.list.d/debian.sources"));
+    let stanzas = String::from_utf8_lossy(stanzas).into_owned();
+    assert!(stanzas.contains("URIs: http://m.test:81/debian\nSuites: trixie\n"), "{stanzas}");
     let foreign = collect(&case.host, None, Sharing::default()).unwrap();
     assert_eq!(foreign.files, []);
 }
@@ -194,4 +203,25 @@ fn the_suite_of_an_image_is_what_its_files_say() {
     assert_eq!(suite_of(&release("debian", "trixie"), "13.1\n").as_deref(), Some("trixie"));
     assert_eq!(suite_of(&release("debian", "forky"), "forky/sid\n").as_deref(), Some("sid"));
     assert_eq!(suite_of(&release("ubuntu", "noble"), "trixie/sid\n"), None);
+}
+
+#[test]
+fn the_uppermost_layer_says_what_an_image_has() {
+    let layer = |files: &[(&str, &str)]| Case::new(files, &[]);
+    let sources = ("etc/apt/sources.list.d/debian.sources", "Types: deb\n");
+    let base = layer(&[
+        ("usr/lib/os-release", "ID=debian\nVERSION_CODENAME=bookworm\n"),
+        ("etc/debian_version", "12.11\n"),
+        sources,
+    ]);
+    let without = layer(&[("etc/hosts", "")]);
+    let file = without.root.path().join("etc/apt/sources.list.d");
+    std::fs::create_dir_all(&file).unwrap();
+    let paths = [base.root.path().to_owned(), without.root.path().to_owned()];
+    let found = image_apt(&paths).unwrap().unwrap();
+    assert_eq!(found, ImageApt { suite: "bookworm".to_owned(), has_stanzas: true });
+    // A whiteout, or anything else that is no file.
+    std::fs::create_dir(file.join("debian.sources")).unwrap();
+    assert!(!image_apt(&paths).unwrap().unwrap().has_stanzas);
+    assert_eq!(image_apt(&paths[1..]).unwrap(), None);
 }

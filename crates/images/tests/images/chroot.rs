@@ -19,7 +19,11 @@ mount -t proc palisade-test "$T/proc"; mount --rbind /dev "$T/dev"
 mount -t tmpfs palisade-test "$T/run"
 mount -t tmpfs -o mode=1777 palisade-test "$T/tmp"
 mount --bind /etc/resolv.conf "$T/etc/resolv.conf"
-mkdir -p "$T/run/palisade"; cp -r "$4" "$T/run/palisade/packages"; shift 5
+mkdir -p "$T/run/palisade"; cp -rL "$4" "$T/run/palisade/packages"
+if [ -e "$4/covering" ]; then
+    mount --bind "$4/covering" "$T/etc/apt/sources.list.d/debian.sources"
+fi
+shift 5
 exec chroot "$T" "$@""#;
 
 /// Runs steps, with this host's network and package settings.
@@ -49,16 +53,19 @@ impl Chroot {
     }
 
     fn settings(&self, layers: &[PathBuf], dir: &Path) -> Passthrough {
-        let suite = package_settings::image_suite(layers).unwrap();
+        let image = package_settings::image_apt(layers).unwrap();
         let settings =
-            package_settings::collect(&self.host, suite.as_deref(), Sharing::default()).unwrap();
+            package_settings::collect(&self.host, image.as_ref(), Sharing::default()).unwrap();
         let files = dir.join("settings");
         std::fs::create_dir_all(files.join("paths")).unwrap();
         for (path, content) in &settings.files {
-            std::fs::write(files.join(path.strip_prefix(SETTINGS_DIR).unwrap()), content).unwrap();
+            // There is one file elsewhere: it covers apt's sources where the host has a mirror.
+            let name = path.strip_prefix(SETTINGS_DIR).unwrap_or(Path::new("covering"));
+            std::fs::write(files.join(name), content).unwrap();
         }
-        for (index, _) in settings.binds.iter().enumerate() {
-            std::fs::create_dir_all(files.join("paths").join(index.to_string())).unwrap();
+        for (host, inside) in &settings.binds {
+            let name = inside.strip_prefix(SETTINGS_DIR).unwrap();
+            std::os::unix::fs::symlink(host, files.join(name)).unwrap();
         }
         settings
     }

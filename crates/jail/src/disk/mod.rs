@@ -26,7 +26,7 @@ mod project;
 mod tmpfs;
 
 use image::Image;
-use project::Project;
+use project::{Project, Removal};
 use tmpfs::Memory;
 
 use crate::limits::{SCRATCH_BYTES_MIN, SCRATCH_NAME_BYTES_MAX};
@@ -209,7 +209,7 @@ impl Disk {
         for path in [&upper, &work] {
             if let Err(error) = std::fs::create_dir(path) {
                 // The first error is the one to tell.
-                let _ = inner.remove(name);
+                let _ = inner.remove(name).map(|rest| rest.map(Removal::finish));
                 return Err(at("make", path)(error));
             }
         }
@@ -218,7 +218,8 @@ impl Disk {
     }
 
     /// Removes everything: afterwards mounts, loop devices and `dir` are as before
-    /// [`Disk::open`]. Overlays on scratch space must be unmounted before. Closing twice is fine.
+    /// [`Disk::open`]. Overlays on scratch space must be unmounted, and removals have returned,
+    /// before. Closing twice is fine.
     ///
     /// # Errors
     /// The first thing that could not be removed.
@@ -264,11 +265,12 @@ impl Scratch {
         if std::mem::replace(&mut self.is_removed, true) {
             return Ok(());
         }
-        match lock(&self.backend).as_mut() {
-            Some(inner) => inner.remove(&self.name),
+        let rest = match lock(&self.backend).as_mut() {
+            Some(inner) => inner.remove(&self.name)?,
             // Closing removed it.
-            None => Ok(()),
-        }
+            None => None,
+        };
+        rest.map_or(Ok(()), Removal::finish)
     }
 }
 
@@ -289,11 +291,13 @@ impl Inner {
         }
     }
 
-    fn remove(&mut self, name: &str) -> Result<()> {
+    /// Removes the folder `name`, but for what is returned: that takes long, and is done without
+    /// holding up others.
+    fn remove(&mut self, name: &str) -> Result<Option<Removal>> {
         match self {
-            Self::Project(project) => project.remove(name),
-            Self::Image(image) => image.remove(name),
-            Self::Memory(memory) => memory.remove(name),
+            Self::Project(project) => project.remove(name).map(Some),
+            Self::Image(image) => image.remove(name).map(|()| None),
+            Self::Memory(memory) => memory.remove(name).map(|()| None),
         }
     }
 

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::{Error, Inner, Result, at};
+use super::{Error, Inner, Removal, Result, at};
 use crate::caps;
 use crate::limits::SCRATCH_BYTES_MIN;
 
@@ -15,7 +15,7 @@ const NAME: &str = "palisade-probe";
 pub(super) fn run(inner: &mut Inner) -> Result<()> {
     let folder = inner.make(NAME, SCRATCH_BYTES_MIN)?;
     let outcome = overfill(&folder);
-    let removed = inner.remove(NAME);
+    let removed = inner.remove(NAME).and_then(|rest| rest.map_or(Ok(()), Removal::finish));
     outcome.and(removed)
 }
 

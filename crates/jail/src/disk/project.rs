@@ -29,7 +29,15 @@ impl Project {
     pub(super) fn open(dir: &Path) -> Result<Self> {
         let dir = dir.canonicalize().map_err(at("find", dir))?;
         let handle = File::open(&dir).map_err(at("open", &dir))?;
-        quota::read(handle.as_fd(), PROJECTS).map_err(at("ask for project quotas of", &dir))?;
+        if let Err(error) = quota::read(handle.as_fd(), PROJECTS) {
+            return Err(match error.raw_os_error() {
+                // Not in this kernel, not of this kind of file system, not switched on.
+                Some(libc::ENOSYS | libc::ENOTSUP | libc::ESRCH | libc::EINVAL) => {
+                    Error::Unsupported("project quota")
+                }
+                _ => at("ask for project quotas of", &dir)(error),
+            });
+        }
         let folder = scratch_folder(&dir);
         std::fs::create_dir(&folder).map_err(at("make", &folder))?;
         let private = std::fs::set_permissions(&folder, Permissions::from_mode(0o700));
@@ -74,12 +82,11 @@ impl Project {
         Err(Error::Unsupported("free project id"))
     }
 
-    pub(super) fn remove(&mut self, name: &str) -> Result<()> {
-        remove_tree(&self.folder, name)?;
-        match self.ids.remove(name) {
-            Some(id) => quota::limit(self.handle.as_fd(), id, 0).map_err(at("free", &self.folder)),
-            None => Ok(()),
-        }
+    /// Forgets the scratch; what is returned removes it, without us.
+    pub(super) fn remove(&mut self, name: &str) -> Result<Removal> {
+        let id = self.ids.remove(name).ok_or(Error::Closed)?;
+        let handle = self.handle.try_clone().map_err(at("open", &self.folder))?;
+        Ok(Removal { folder: self.folder.clone(), name: name.to_owned(), handle, id })
     }
 
     pub(super) fn usage(&self, name: &str) -> Result<u64> {
@@ -90,9 +97,26 @@ impl Project {
 
     pub(super) fn close(mut self) -> Result<()> {
         let names: Vec<_> = self.ids.keys().cloned().collect();
-        let removed = names.iter().try_for_each(|name| self.remove(name));
+        let removed = names.iter().try_for_each(|name| self.remove(name)?.finish());
         let folder = std::fs::remove_dir(&self.folder).map_err(at("remove", &self.folder));
         removed.and(folder)
+    }
+}
+
+/// A scratch that is to be removed, which takes as long as there are files in it.
+#[derive(Debug)]
+pub(super) struct Removal {
+    folder: PathBuf,
+    name: String,
+    handle: File,
+    id: u32,
+}
+
+impl Removal {
+    pub(super) fn finish(self) -> Result<()> {
+        remove_tree(&self.folder, &self.name)?;
+        // Until here the limit keeps the id from being taken for a free one.
+        quota::limit(self.handle.as_fd(), self.id, 0).map_err(at("free", &self.folder))
     }
 }
 

@@ -18,8 +18,9 @@ use super::reaper::Reaper;
 use super::rules::{self, Ruleset};
 use super::slot::{Hold, Slot};
 use super::uplinks::Uplinks;
+use super::watch::Watch;
 use super::{Error, Policy, Result, at};
-use crate::limits::{EXTRA_SECONDS_MAX, EXTRAS_MAX, SENDING_MS_MAX};
+use crate::limits::{EXTRA_SECONDS_AGAIN, EXTRA_SECONDS_MAX, EXTRAS_MAX, SENDING_MS_MAX};
 
 /// What a fabric is called and where its addresses lie.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +43,8 @@ const INSIDE: &str = "eth0";
 #[derive(Debug)]
 pub struct Fabric {
     inner: Arc<Inner>,
-    reaper: Mutex<Option<Reaper>>,
+    /// `None` once it is closed.
+    threads: Mutex<Option<(Reaper, Watch)>>,
 }
 
 /// What the fabric, its attachments and its background thread share.
@@ -58,14 +60,19 @@ pub(super) struct Inner {
     /// Extra destinations by container. Held while nft runs, so that what a container may reach
     /// cannot be added after it was taken back.
     extras: Mutex<HashMap<Ipv4Addr, Extras>>,
+    ruleset: Ruleset,
     base_table: String,
     _hold: Hold,
 }
 
 #[derive(Debug, Default)]
 struct Extras {
+    /// The ports of named hosts.
     ports: Vec<u16>,
-    admitted: Vec<(Ipv4Addr, u16)>,
+    /// What the policy names by address.
+    literal: Vec<(Ipv4Addr, u16)>,
+    /// What names resolved to, for a time that may be over.
+    resolved: Vec<(Ipv4Addr, u16)>,
 }
 
 /// One container's place in the network.
@@ -97,18 +104,16 @@ impl Fabric {
         let share = slot.share(subnet).ok_or(Error::Subnet(subnet))?;
         let gateway = Ipv4Addr::from_bits(share.base().to_bits() + 1);
         let mut uplinks = Uplinks::new(&slot.table, &config.interface_prefix, inherited);
-        let text = Ruleset {
-            table: &slot.table,
-            ports: &format!("{}*", slot.stem),
-            all_ports: &format!("{}*", config.interface_prefix),
+        let ruleset = Ruleset {
+            table: slot.table.clone(),
+            ports: format!("{}*", slot.stem),
+            all_ports: format!("{}*", config.interface_prefix),
             subnet,
             share,
             gateway,
             dns_port: config.dns_port,
-            uplinks: uplinks.switched(),
-        }
-        .text();
-        let made = rules::apply(&text)
+        };
+        let made = rules::apply(&ruleset.text(uplinks.switched()))
             .and_then(|()| anchor(&slot, gateway, &mut netlink))
             .and_then(|()| uplinks.look(&mut netlink))
             .and_then(|()| mtu(&uplinks, &mut netlink));
@@ -129,11 +134,12 @@ impl Fabric {
             uplinks: Mutex::new(uplinks),
             pool: Mutex::new(Pool::new(share)),
             extras: Mutex::default(),
+            ruleset,
             base_table: config.table.clone(),
             _hold: hold,
         });
-        let reaper = Reaper::start(&inner)?;
-        Ok(Self { inner, reaper: Mutex::new(Some(reaper)) })
+        let threads = (Reaper::start(&inner)?, Watch::start(&inner)?);
+        Ok(Self { inner, threads: Mutex::new(Some(threads)) })
     }
 
     /// The gateway's address: the resolver for containers listens here.
@@ -165,8 +171,8 @@ impl Fabric {
     pub fn attach(&self, netns: BorrowedFd<'_>, policy: &Policy) -> Result<Attachment> {
         let inner = &self.inner;
         let also = inner.literal(policy)?;
-        let detach = match &*lock(&self.reaper) {
-            Some(reaper) => reaper.jobs(),
+        let detach = match &*lock(&self.threads) {
+            Some((reaper, _)) => reaper.jobs(),
             None => return Err(Error::Closed),
         };
         let address = lock(&inner.pool).take()?;
@@ -216,13 +222,13 @@ impl Fabric {
     /// # Errors
     /// The first thing that could not be undone, also by earlier detachments.
     pub fn close(&self) -> Result<()> {
-        let Some(reaper) = lock(&self.reaper).take() else { return Ok(()) };
-        let reaped = reaper.stop();
+        let Some((reaper, watch)) = lock(&self.threads).take() else { return Ok(()) };
+        let ended = watch.stop().and(reaper.stop());
         let inner = &self.inner;
         let _change = Hold::change(&inner.base_table)?;
         let mut uplinks = lock(&inner.uplinks);
         let mut netlink = lock(&inner.netlink);
-        remove(&inner.slot, &inner.base_table, &mut uplinks, &mut netlink).and(reaped)
+        remove(&inner.slot, &inner.base_table, &mut uplinks, &mut netlink).and(ended)
     }
 }
 
@@ -279,7 +285,7 @@ impl Inner {
     ) -> Result<()> {
         let mut extras = lock(&self.extras);
         let ports = policy.names.iter().map(|(_, port)| *port).collect();
-        extras.insert(container, Extras { ports, admitted: also.to_vec() });
+        extras.insert(container, Extras { ports, literal: also.to_vec(), resolved: Vec::new() });
         if also.is_empty() {
             return Ok(());
         }
@@ -298,12 +304,14 @@ impl Inner {
                 return Err(Error::NotNamed(container, *port));
             }
         }
+        // What passes for good needs no time.
+        to.retain(|to| !known.literal.contains(to));
         let (old, new): (Vec<_>, Vec<_>) =
-            to.iter().copied().partition(|to| known.admitted.contains(to));
+            to.iter().copied().partition(|to| known.resolved.contains(to));
         if to.is_empty() {
             return Ok(());
         }
-        if known.admitted.len() + new.len() > EXTRAS_MAX {
+        if known.literal.len() + known.resolved.len() + new.len() > EXTRAS_MAX {
             return Err(Error::TooMany);
         }
         let table = &self.slot.table;
@@ -314,19 +322,40 @@ impl Inner {
             text += &rules::withdrawal(table, container, &old);
         }
         text += &rules::admission(table, container, &to, Some(seconds));
-        known.admitted.extend(new);
+        known.resolved.extend(new);
         rules::apply(&text)
     }
 
     /// Takes back all extra destinations of a container.
     pub(super) fn withdraw(&self, container: Ipv4Addr) -> Result<()> {
-        let mut extras = lock(&self.extras);
-        match extras.remove(&container) {
-            Some(known) if !known.admitted.is_empty() => {
-                rules::apply(&rules::withdrawal(&self.slot.table, container, &known.admitted))
-            }
-            _ => Ok(()),
+        let Some(known) = lock(&self.extras).remove(&container) else { return Ok(()) };
+        let all = [known.literal, known.resolved].concat();
+        if all.is_empty() {
+            return Ok(());
         }
+        let text = rules::withdrawal(&self.slot.table, container, &all);
+        // It fails where somebody has just emptied the firewall.
+        rules::apply(&text).or_else(|_| self.put_back().and_then(|()| rules::apply(&text)))
+    }
+
+    /// Makes the table again if somebody has deleted it, with what containers may reach.
+    pub(super) fn put_back(&self) -> Result<()> {
+        let table = &self.slot.table;
+        if rules::tables()?.contains(table) {
+            return Ok(());
+        }
+        let uplinks = lock(&self.uplinks);
+        let extras = lock(&self.extras);
+        let mut text = self.ruleset.text(uplinks.switched());
+        for (container, known) in extras.iter() {
+            let again = Some(EXTRA_SECONDS_AGAIN);
+            for (to, seconds) in [(&known.literal, None), (&known.resolved, again)] {
+                if !to.is_empty() {
+                    text += &rules::admission(table, *container, to, seconds);
+                }
+            }
+        }
+        rules::apply(&text)
     }
 
     /// The address may be given to another container.

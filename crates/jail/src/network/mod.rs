@@ -1,8 +1,9 @@
 //! Networks of containers that may reach the internet.
 //!
 //! A [`Fabric`] is one firewall table, one gateway address and up to
-//! [`crate::limits::ATTACHED_MAX`] containers, each on its own veth with one /32 address: there is no bridge, so containers do
-//! not meet below IP, and above it the table refuses them each other. What a container may reach
+//! [`crate::limits::ATTACHED_MAX`] containers, each on its own veth with one /32 address: there
+//! is no bridge, so containers do not meet below IP, and above it the table refuses them each
+//! other. What a container may reach
 //! is everything that is public, by IPv4; closed are this host (all of its addresses, but for
 //! names asked of the gateway), link-local and metadata addresses, private and special ranges,
 //! other containers and all of IPv6. What is closed is refused at once, not left to time out.
@@ -12,7 +13,8 @@
 //! packet that one of them drops is lost. A host whose forward policy is *drop* (as container
 //! engines set it) or whose input policy is needs rules that let the interfaces
 //! `<prefix><slot>n*` through; [`Fabric::obstacles`] names such chains. Nothing of the host's own
-//! firewall is changed.
+//! firewall is changed. When somebody empties the whole firewall, our table is put back at once;
+//! whoever changes the table itself is obeyed.
 //!
 //! Interfaces whose names begin with the configured prefix, and link groups 0x70616c00 and the 32
 //! that follow, are taken to be ours.
@@ -27,13 +29,16 @@ mod pool;
 mod reaper;
 mod rules;
 mod slot;
+mod survey;
 mod uplinks;
+mod watch;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
 pub use fabric::{Attachment, Fabric, FabricConfig};
 pub use ranges::Subnet;
+pub use survey::{Survey, survey};
 
 /// What a container with a network may reach beside public addresses. The default is nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

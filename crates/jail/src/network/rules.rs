@@ -19,29 +19,28 @@ use crate::limits::{FLOWS_MAX, NFT_MS_MAX};
 
 /// What the table's text depends on.
 #[derive(Debug)]
-pub(super) struct Ruleset<'a> {
-    pub(super) table: &'a str,
+pub(super) struct Ruleset {
+    pub(super) table: String,
     /// Pattern of this fabric's interfaces, as nft writes it: `pal0n*`.
-    pub(super) ports: &'a str,
+    pub(super) ports: String,
     /// Pattern of the interfaces of all fabrics of this name: `pal*`.
-    pub(super) all_ports: &'a str,
+    pub(super) all_ports: String,
     /// All addresses that fabrics of this host use.
     pub(super) subnet: Subnet,
     /// The addresses of this fabric's containers.
     pub(super) share: Subnet,
     pub(super) gateway: Ipv4Addr,
     pub(super) dns_port: u16,
-    /// Interfaces whose forwarding is switched on by us.
-    pub(super) uplinks: &'a [String],
 }
 
-impl Ruleset<'_> {
-    /// The whole table as nft reads it.
-    pub(super) fn text(&self) -> String {
+impl Ruleset {
+    /// The whole table as nft reads it; `uplinks` are the interfaces whose forwarding is switched
+    /// on by us.
+    pub(super) fn text(&self, uplinks: &[String]) -> String {
         let Self { table, ports, all_ports, share, gateway, dns_port, .. } = self;
         let never = list(NEVER.iter().chain([&self.subnet]));
         let private = list(PRIVATE);
-        let uplinks = match self.uplinks {
+        let uplinks = match uplinks {
             [] => String::new(),
             names => format!("elements = {{ {} }}", quoted(names)),
         };

@@ -151,7 +151,7 @@ async fn until_told(serve: &Serve, data: &Data) -> Result<()> {
     let address = port.address();
     let mut server = start(serve, data, address).await?;
     let token = first_start(&server.plane.store, data, &server.plane).await?;
-    let routes = routes(&server.plane, &server.tables, Transport::Port, None);
+    let routes = routes(&server.plane, &server.tables, Transport::Port);
     let plane = server.plane.clone();
     server.work.spawn(async move { port.serve(routes, plane.closed()).await });
     let server_url = format!("http://{address}");
@@ -236,7 +236,7 @@ fn door_routes(plane: &Arc<Plane>, tables: &Arc<[RpcTable]>) -> Routes {
                 }
             };
             let transport = Transport::Door(Box::new(caller));
-            Some(routes(&plane, &tables, transport, Some(task)))
+            Some(routes(&plane, &tables, transport))
         })
     }))
 }

@@ -9,8 +9,9 @@ use store::calls::{self, Chunk, Direction};
 use store::{Hint, inputs};
 use wire::client as pb;
 
-use super::containers::{is_pickle, restricts_output};
+use super::containers::restricts_output;
 use super::gate::{Cx, Known, Member, Task};
+use super::outcome::is_pickle_free;
 use super::refusal::Refusal;
 use crate::Plane;
 use crate::limits::{
@@ -39,17 +40,18 @@ pub(super) async fn put_out(
         let text = format!("more than {CHUNKS_PER_REQUEST_MAX} chunks in one request");
         return Err(Refusal::Exhausted(text));
     }
-    let restricted_output = restricts_output(&cx).await?;
+    if restricts_output(&cx).await?
+        && !req.data_chunks.iter().all(|chunk| is_pickle_free(chunk.data_format))
+    {
+        let why = "the function may not yield pickles (restricted output), but it did";
+        return Err(Refusal::invalid("data_chunks.data_format", why));
+    }
     let mut tx = cx.plane.store.begin().await?;
     if !inputs::task_has_call(&mut tx, &cx.caller.id, &id).await? {
         return Err(Refusal::not_found("function call", &id));
     }
     charge(&cx, &req.data_chunks)?;
     for chunk in req.data_chunks {
-        if restricted_output && is_pickle(chunk.data_format) {
-            let why = "the function may not yield pickles (restricted output), but it did";
-            return Err(Refusal::invalid("data_chunks.data_format", why));
-        }
         let data = match chunk.data_oneof {
             Some(pb::data_chunk::DataOneof::Data(bytes)) => Payload::Inline(bytes),
             Some(pb::data_chunk::DataOneof::DataBlobId(blob)) => {

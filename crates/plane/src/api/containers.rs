@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use model::output::{Outcome, Payload, Status};
+use model::output::Payload;
 use model::{FunctionId, InputId, Millis};
 use store::calls;
 use store::inputs::{Carried, OpenInput};
@@ -12,7 +12,7 @@ use wire::client as pb;
 
 use super::chunks::own_blob;
 use super::gate::{Cx, Task};
-use super::outcome::{function_input, outcome};
+use super::outcome::{function_input, outcome, without_pickles};
 use super::refusal::Refusal;
 use crate::limits::{BATCH_LINGER_MAX, HEARTBEAT_POLL, OUTPUTS_PER_REQUEST_MAX, SCAN_EVERY};
 use crate::work::Work;
@@ -171,30 +171,7 @@ pub(super) async fn put_outputs(
     Ok(())
 }
 
-/// Whether the caller's client unpickles data of this format. It takes data of a failure whose
-/// format is not said for a pickle, too (modal 1.6.4).
-pub(super) fn is_pickle(data_format: i32) -> bool {
-    let pickles = [pb::DataFormat::Pickle as i32, pb::DataFormat::Unspecified as i32];
-    pickles.contains(&data_format)
-}
-
-/// What is left of an outcome when its caller may not be made to unpickle anything: exceptions
-/// become text, a pickled result becomes a failure.
-fn without_pickles(mut outcome: Outcome) -> Outcome {
-    outcome.serialized_tb = Default::default();
-    outcome.tb_line_cache = Default::default();
-    if outcome.data.is_none() || !is_pickle(outcome.data_format) {
-        return outcome;
-    }
-    outcome.data = None;
-    outcome.data_format = 0;
-    if outcome.status == Status::Success {
-        let text = "the function may not return pickles (restricted output), but it did";
-        return Outcome::without_data(Status::Failure, text);
-    }
-    outcome
-}
-
+/// Whether the caller's function must not send pickles.
 pub(super) async fn restricts_output(cx: &Cx<Task>) -> Result<bool, Refusal> {
     let mut db = cx.plane.store.read().await?;
     let function = cx.plane.functions.get(&mut db, &cx.caller.function).await?;

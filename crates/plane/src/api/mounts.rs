@@ -70,6 +70,7 @@ pub(super) async fn put_file(
         }
     };
     let mut tx = cx.plane.store.begin().await?;
+    cx.plane.check_kept(&req.sha256_hex).await?;
     mounts::put_file(&mut tx, scope, &req.sha256_hex, size_bytes).await?;
     tx.commit().await?;
     Ok(pb::MountPutFileResponse { exists: true, checked_at: None })

@@ -16,6 +16,7 @@ use tonic::server::{Grpc, ServerStreamingService, UnaryService};
 use super::gate::{Caller, Meta, RESTRICTED};
 use super::table::{Answer, Row, RpcTable};
 use crate::Plane;
+use crate::blobs::Door;
 use crate::limits::MESSAGE_BYTES_MAX;
 
 /// Passes messages through as bytes: rows decode for themselves.
@@ -63,6 +64,20 @@ pub enum Transport {
     Port,
     /// Through a container's own socket: the socket says who it is, headers are not looked at.
     Door(Box<Caller>),
+}
+
+impl Transport {
+    /// What blobs may pass through it.
+    pub fn blob_door(&self) -> Door {
+        let Self::Door(caller) = self else { return Door::Port };
+        match caller.as_ref() {
+            // Whoever has no identity gets the narrowest door there is: one that fits nobody.
+            Caller::Nobody(_) => Door::Restricted(model::TaskId::new([0; 16])),
+            Caller::User(user) => Door::Workspace(user.scope.workspace.clone()),
+            Caller::Task(task) => Door::Workspace(task.scope.workspace.clone()),
+            Caller::Restricted(task) => Door::Restricted(task.id.clone()),
+        }
+    }
 }
 
 /// The protocol as a service of HTTP requests.

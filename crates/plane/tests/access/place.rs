@@ -334,7 +334,11 @@ pub(crate) async fn insert_blob(
     store::blobs::insert(&mut tx, &blob, plane.now()).await.unwrap();
     tx.commit().await.unwrap();
     let body = futures::stream::iter([Ok(Bytes::from(text.to_owned()))]);
-    plane.upload(&blob.token, task, body).await.unwrap();
+    let door = match task {
+        Some(task) => plane::blobs::Door::Restricted(task.clone()),
+        None => plane::blobs::Door::Port,
+    };
+    plane.upload(&blob.token, &door, body).await.unwrap();
     blob.id
 }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use model::call::State;
+use plane::blobs::Door;
 use prost::Message;
 use sqlx::Row;
 use store::inputs;
@@ -183,20 +184,22 @@ async fn a_blobs_token_opens_nothing_behind_another_door() {
         let mut db = place.plane.store.read().await.unwrap();
         store::blobs::get(&mut db, &ours.scope, id).await.unwrap().unwrap().token
     };
-    let opens = async |id: &model::BlobId, task: &model::TaskId| {
-        place.plane.download(&token(id).await, Some(task)).await.is_ok()
+    let opens = async |id: &model::BlobId, door: &Door| {
+        place.plane.download(&token(id).await, door).await.is_ok()
     };
     let (one, two) = (&ours.cells[1], &ours.cells[2]);
-    assert!(opens(&one.argument, &one.task).await);
-    assert!(opens(&one.result, &one.task).await);
-    assert!(!opens(&one.argument, &two.task).await);
-    assert!(!opens(&one.result, &two.task).await);
-    assert!(!opens(&ours.blob, &one.task).await);
+    let (of_one, of_two) = (Door::Restricted(one.task.clone()), Door::Restricted(two.task.clone()));
+    assert!(opens(&one.argument, &of_one).await);
+    assert!(opens(&one.result, &of_one).await);
+    assert!(!opens(&one.argument, &of_two).await);
+    assert!(!opens(&one.result, &of_two).await);
+    assert!(!opens(&ours.blob, &of_one).await);
     // An open container fetches whatever BlobGet gives it: results of functions that it called.
-    assert!(opens(&one.result, &ours.cells[0].task).await);
-    assert!(opens(&ours.blob, &ours.cells[0].task).await);
-    let other = &place.theirs.cells[0].task;
-    assert!(!opens(&one.result, other).await);
+    let of_ours = Door::Workspace(ours.scope.workspace.clone());
+    assert!(opens(&one.result, &of_ours).await);
+    assert!(opens(&ours.blob, &of_ours).await);
+    let of_theirs = Door::Workspace(place.theirs.scope.workspace.clone());
+    assert!(!opens(&one.result, &of_theirs).await);
 }
 
 /// What a container may keep in blobs is limited in bytes, however small each blob is.

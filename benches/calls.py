@@ -1,0 +1,116 @@
+"""Times calls of the official client against a running server. Prints one JSON object.
+
+    python benches/calls.py ECHO_PORT
+"""
+
+import asyncio
+import json
+import sys
+import time
+
+import grpclib.client
+import modal
+from google.protobuf.wrappers_pb2 import BytesValue
+
+app = modal.App("bench")
+image = modal.Image.debian_slim()
+
+WARM_CALLS = 400
+PARALLEL_CALLS = 600
+PARALLEL_CALLERS = 16
+FRESH_CALLS = 40
+FRESH_MAPPED = 60
+MAPPED = 2_000
+ECHOES = 2_000
+
+
+@app.function(image=image, block_network=True, max_containers=1)
+def warm(x):
+    """One container, always the same."""
+    return x
+
+
+@app.function(image=image, block_network=True, max_containers=2)
+def mapped(x):
+    """As many containers as there are cores."""
+    return x
+
+
+@app.function(image=image, block_network=True, single_use_containers=True)
+def fresh(x):
+    """A container for each input."""
+    return x
+
+
+def quantile(times, q):
+    """The value below which the share `q` of `times` lies."""
+    times = sorted(times)
+    return times[min(len(times) - 1, int(len(times) * q))]
+
+
+def timed(function, times):
+    """Milliseconds that each of `times` calls takes, one after the other."""
+    taken = []
+    for n in range(times):
+        start = time.perf_counter()
+        function(n)
+        taken.append((time.perf_counter() - start) * 1_000)
+    return taken
+
+
+async def parallel():
+    """Calls a second when several callers call at the same time."""
+    left = iter(range(PARALLEL_CALLS))
+
+    async def caller():
+        for n in left:
+            await warm.remote.aio(n)
+
+    start = time.perf_counter()
+    await asyncio.gather(*(caller() for _ in range(PARALLEL_CALLERS)))
+    return PARALLEL_CALLS / (time.perf_counter() - start)
+
+
+async def echo(port):
+    """Milliseconds of unary echoes of 1 KiB by the client's own gRPC library, over TCP."""
+    channel = grpclib.client.Channel("127.0.0.1", port)
+    method = grpclib.client.UnaryUnaryMethod(channel, "/bench.Echo/Echo", BytesValue, BytesValue)
+    message = BytesValue(value=bytes(1_024))
+    taken = []
+    for _ in range(ECHOES):
+        start = time.perf_counter()
+        await method(message)
+        taken.append((time.perf_counter() - start) * 1_000)
+    channel.close()
+    return taken
+
+
+def main():
+    """Measures and prints."""
+    found = {}
+    echoes = asyncio.run(echo(int(sys.argv[1])))
+    with app.run():
+        timed(warm.remote, 20)
+        calls = timed(warm.remote, WARM_CALLS)
+        found["warm_p50_ms"] = quantile(calls, 0.5)
+        found["warm_p99_ms"] = quantile(calls, 0.99)
+        found["warm_sequential_per_s"] = 1_000 * len(calls) / sum(calls)
+        found["warm_parallel_per_s"] = asyncio.run(parallel())
+        list(mapped.map(range(50)))
+        start = time.perf_counter()
+        assert list(mapped.map(range(MAPPED))) == list(range(MAPPED))
+        found["map_per_s"] = MAPPED / (time.perf_counter() - start)
+        calls = timed(fresh.remote, FRESH_CALLS)
+        found["fresh_p50_ms"] = quantile(calls, 0.5)
+        found["fresh_p99_ms"] = quantile(calls, 0.99)
+        start = time.perf_counter()
+        assert list(fresh.map(range(FRESH_MAPPED))) == list(range(FRESH_MAPPED))
+        found["fresh_map_per_s"] = FRESH_MAPPED / (time.perf_counter() - start)
+    echoes += asyncio.run(echo(int(sys.argv[1])))
+    found["echo_p50_ms"] = quantile(echoes, 0.5)
+    found["echo_p99_ms"] = quantile(echoes, 0.99)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

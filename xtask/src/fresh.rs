@@ -1,0 +1,126 @@
+//! `cargo xtask fresh`: the two commands of the README on a machine that has nothing: a Debian 12
+//! root made for this, in mount and pid namespaces of its own, with a clean clone.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::packages::{self, Use};
+use crate::workspace::{Workspace, need_root};
+
+/// The verb of this program's second half, which runs inside the namespaces.
+pub(crate) const INSIDE: &str = "fresh-inside";
+
+/// What must be there before cargo can run at all: a linker, and certificates to fetch crates.
+const INCLUDED: &str = "ca-certificates,gcc,libc6-dev,git";
+
+/// Where the toolchain is bound, read-only.
+const TOOLCHAIN: &str = "opt/rust";
+
+/// Where the clone is.
+const CLONE: &str = "src";
+
+/// Certificates that this machine trusts.
+const CERTIFICATES: &str = "etc/ssl/certs/ca-certificates.crt";
+
+/// Settings of package clients that hold inside, too: how to reach the indexes is the machine's.
+const SETTINGS: [&str; 10] = [
+    "PIP_CERT",
+    "PIP_INDEX_URL",
+    "PIP_EXTRA_INDEX_URL",
+    "PIP_DEFAULT_TIMEOUT",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+];
+
+/// Makes the root and runs `verbs` of a clean clone in it; `demo` and `test` if there are none.
+pub(crate) fn run(workspace: &Workspace, verbs: &[String]) -> Result<()> {
+    need_root("`cargo xtask fresh`")?;
+    packages::install(workspace, Use::Server)?;
+    let root = workspace.target.join("fresh/root");
+    if root.exists() {
+        // Mounts inside are gone with the namespaces of an earlier run.
+        fs::remove_dir_all(&root).with_context(|| format!("{} stays", root.display()))?;
+    }
+    fs::create_dir_all(&root)?;
+    println!("a Debian 12 root is made in {}", root.display());
+    let mut make = Command::new("mmdebstrap");
+    make.args(["--quiet", "--variant=apt", "--include", INCLUDED, "--skip=output/dev"]);
+    for option in apt_options()? {
+        make.arg(format!("--aptopt={option}"));
+    }
+    workspace.run(make.arg("bookworm").arg(&root))?;
+    fs::copy("/etc/resolv.conf", root.join("etc/resolv.conf"))?;
+    let clone = root.join(CLONE);
+    workspace
+        .run(Command::new("git").args(["clone", "--quiet"]).arg(&workspace.root).arg(&clone))?;
+    let verbs = if verbs.is_empty() { vec!["demo".into(), "test".into()] } else { verbs.to_vec() };
+    for verb in verbs {
+        let program = std::env::current_exe().context("this program has no path")?;
+        let mut inside = Command::new("unshare");
+        inside.args(["--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]);
+        workspace.run(inside.arg(program).arg(INSIDE).arg(&root).arg(verb))?;
+    }
+    Ok(())
+}
+
+/// The host's own way to reach Debian's archives, as `Name "value";`.
+fn apt_options() -> Result<Vec<String>> {
+    let output = Command::new("apt-config").arg("dump").output().context("apt-config")?;
+    let names = ["Acquire::Check-Valid-Until", "Acquire::Check-Date", "Acquire::http::Proxy"];
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let wanted = |line: &&str| names.iter().any(|name| line.starts_with(&format!("{name} ")));
+    Ok(text.lines().filter(wanted).map(str::to_owned).collect())
+}
+
+fn toolchain() -> Result<PathBuf> {
+    let output = Command::new("rustc").args(["--print", "sysroot"]).output().context("rustc")?;
+    Ok(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
+}
+
+fn mount(arguments: &[&str], source: &Path, target: &Path) -> Result<()> {
+    let status = Command::new("mount").args(arguments).arg(source).arg(target).status()?;
+    if !status.success() {
+        bail!("{} cannot be mounted on {}", source.display(), target.display());
+    }
+    Ok(())
+}
+
+/// The second half: pid 1 of the namespaces. Mounts, then runs one verb in the root.
+pub(crate) fn run_inside(root: &Path, verb: &str) -> Result<()> {
+    let folder = |name: &str| -> Result<PathBuf> {
+        let path = root.join(name);
+        fs::create_dir_all(&path)?;
+        Ok(path)
+    };
+    mount(&["--bind"], root, root)?;
+    mount(&["-t", "proc"], Path::new("proc"), &folder("proc")?)?;
+    mount(&["--rbind"], Path::new("/sys"), &folder("sys")?)?;
+    mount(&["--rbind"], Path::new("/dev"), &folder("dev")?)?;
+    mount(&["--bind", "-o", "ro"], &toolchain()?, &folder(TOOLCHAIN)?)?;
+    mount(&["--bind", "-o", "ro"], &Path::new("/").join(CERTIFICATES), &root.join(CERTIFICATES))?;
+    println!("\nin the fresh root: cargo xtask {verb}");
+    let mut command = Command::new("chroot");
+    command.arg(root).args(["/usr/bin/env", "--chdir", &format!("/{CLONE}"), "cargo", "xtask"]);
+    command.arg(verb).env_clear();
+    for name in SETTINGS {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    let path =
+        format!("/{TOOLCHAIN}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    command.env("PATH", path).env("HOME", "/root").env("LANG", "C.UTF-8");
+    command.env("CARGO_TERM_COLOR", "never");
+    let status = command.status().context("chroot cannot be run")?;
+    if !status.success() {
+        bail!("cargo xtask {verb} fails in the fresh root ({status})");
+    }
+    Ok(())
+}
