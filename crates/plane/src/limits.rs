@@ -47,6 +47,21 @@ pub const INPUTS_PER_REQUEST_MAX: usize = 1_000;
 /// Files of one mount.
 pub const MOUNT_FILES_MAX: usize = 100_000;
 
+/// Outputs in one request of a container.
+pub const OUTPUTS_PER_REQUEST_MAX: usize = 2_000;
+
+/// Chunks in one request of a container.
+pub const CHUNKS_PER_REQUEST_MAX: usize = 20_000;
+
+/// What a chunk counts for at least in the limit of what a container may stream.
+pub const CHUNK_BYTES_MIN: u64 = 256;
+
+/// What a blob counts for at least in the limit of what a container may keep.
+pub const BLOB_BYTES_MIN: u64 = 64 << 10;
+
+/// How long a batch may wait to be full.
+pub const BATCH_LINGER_MAX: Duration = Duration::from_secs(600);
+
 /// Inputs in one batch of a batched function.
 pub const BATCH_MAX: u32 = 1_000;
 
@@ -164,3 +179,18 @@ pub const SWEEP_ROWS_MAX: u32 = 1_000;
 
 /// A piece of an answer with a receipt, as it is handed to the transport.
 pub const RECEIPT_PIECE_BYTES_MAX: usize = 64 << 10;
+/// How long a container that has nothing to do any more may take to leave by itself.
+pub const LEAVE_GRACE: Millis = Millis::from_secs(10);
+
+/// A container that was told to end, and should have ended by now, is told again after this.
+pub const TELL_AGAIN: Millis = Millis::from_secs(30);
+
+/// An order that a worker did not take is tried again after this.
+pub const UNDELIVERED_RETRY: Millis = Millis::from_secs(1);
+
+/// How often a report that cannot be written is tried before it is dropped. On a full disk it is
+/// tried until there is room.
+pub const REPORT_TRIES_MAX: u32 = 5;
+
+/// How long a report that could not be written waits for its next try.
+pub const REPORT_RETRY: Duration = Duration::from_millis(500);

@@ -10,15 +10,15 @@ use model::output::{Outcome, Status};
 use model::placement::{Unplaceable, place};
 use model::resources::Reservation;
 use model::spec::FunctionSpec;
-use model::{FunctionId, TaskId, WorkerId};
+use model::{FunctionId, Millis, TaskId, WorkerId};
 use store::functions::Function;
 use store::tasks::{Phase, Task};
-use store::{Hint, functions, inputs, tasks};
+use store::{Hint, Tx, functions, inputs, tasks};
 
 use crate::Plane;
 use crate::api::start::task_spec;
+use crate::endings::Kills;
 use crate::limits::{SCAN_EVERY, STOP_GRACE};
-use crate::queue::Kills;
 
 /// Starts that failed in a row, by function, with how the last one ended.
 #[derive(Debug, Default)]
@@ -67,7 +67,8 @@ pub async fn run(plane: Arc<Plane>) {
     }
 }
 
-async fn tick(plane: &Arc<Plane>) -> Result<(), store::Error> {
+/// Looks at every function that may need a container.
+pub async fn tick(plane: &Arc<Plane>) -> Result<(), store::Error> {
     let active = functions::active(&mut *plane.store.read().await?).await?;
     for id in active {
         let function = {
@@ -87,13 +88,12 @@ fn demand(tasks: &[Task], queued: u32, running: u32, failures: u32) -> Demand {
     let count = |wanted: &dyn Fn(&Task) -> bool| {
         u32::try_from(tasks.iter().filter(|task| wanted(task)).count()).unwrap_or(u32::MAX)
     };
-    let spent = |task: &Task| task.single_use && task.taken_count > 0;
     Demand {
         queued,
         running,
         starting: count(&|task| task.phase < Phase::Ready),
-        ready: count(&|task| task.phase == Phase::Ready && !spent(task)),
-        spent: count(&|task| task.phase == Phase::Draining || spent(task)),
+        ready: count(&|task| task.phase == Phase::Ready && !task.is_spent()),
+        spent: count(&|task| task.phase == Phase::Draining || task.is_spent()),
         start_failures: failures,
     }
 }
@@ -150,6 +150,10 @@ async fn start(
                 make_room(plane, &alive).await?;
                 return Ok(false);
             }
+            // The one that is large enough cannot take orders just now.
+            Err(Unplaceable::TooLarge(_)) if plane.fleet.largest().holds(&wish) => {
+                return Ok(false);
+            }
             Err(error @ Unplaceable::TooLarge(_)) => {
                 let outcome = Outcome::without_data(Status::InitFailure, error.to_string());
                 plane.fail_queued(&function.id, &outcome).await?;
@@ -160,6 +164,9 @@ async fn start(
     let id = TaskId::new(plane.bits());
     let prepared = task_spec(plane, function, spec, &id).await;
     let mut tx = plane.store.begin().await?;
+    if !is_current(&mut tx, function).await? {
+        return Ok(false);
+    }
     let task = Task {
         id: id.clone(),
         workspace: function.workspace.clone(),
@@ -179,15 +186,49 @@ async fn start(
     };
     tasks::insert(&mut tx, &task).await?;
     tx.commit().await?;
-    let reason = match prepared {
-        Ok(spec) => match plane.fleet.order(&worker, Order::Start(Box::new(spec))) {
-            Ok(()) => return Ok(true),
-            Err(error) => error.to_string(),
-        },
-        Err(refusal) => refusal.to_string(),
-    };
-    crate::reports::ended(plane, &id, End::NotStarted { reason }).await?;
-    Ok(false)
+    match prepared {
+        Ok(spec) => hand_over(plane, &task, spec).await,
+        Err(refusal) => {
+            let end = End::NotStarted { reason: refusal.to_string() };
+            crate::reports::ended(plane, &id, end).await?;
+            Ok(false)
+        }
+    }
+}
+
+/// Whether the function is still as it was when it was looked at, and its app lives. Whoever
+/// changes either ends the containers that he finds in the same transaction: so a container is
+/// ended, or never made.
+async fn is_current(tx: &mut Tx<'_>, function: &Function) -> Result<bool, store::Error> {
+    let scope = store::Scope { workspace: function.workspace.clone() };
+    let app = store::apps::get(tx, &scope, &function.app).await?;
+    if app.is_none_or(|app| app.stopped_at.is_some()) {
+        return Ok(false);
+    }
+    let now = functions::get_any(tx, &function.id).await?;
+    Ok(now.is_some_and(|now| now.spec == function.spec && now.definition == function.definition))
+}
+
+/// Tells the worker of a task to start it. `false` if it did not take the order.
+async fn hand_over(
+    plane: &Arc<Plane>,
+    task: &Task,
+    spec: model::spec::TaskSpec,
+) -> Result<bool, store::Error> {
+    if let Err(error) = plane.fleet.order(&task.worker, Order::Start(Box::new(spec))) {
+        // Its worker's fault, not the function's: no failed start.
+        tracing::warn!(%error, task = %task.id, "a container could not be started");
+        crate::reports::ended(plane, &task.id, End::Lost).await?;
+        return Ok(false);
+    }
+    let row = tasks::get_any(&mut *plane.store.read().await?, &task.id).await?;
+    if row.is_some_and(|row| row.phase == Phase::Draining) {
+        // It was ended before its start was ordered: the worker knew nothing of it then.
+        let mut kills = Kills::default();
+        kills.add(task.id.clone(), Millis(0));
+        plane.end_tasks(kills).await?;
+    }
+    Ok(true)
 }
 
 /// Sends the container home that has been idle for longest and is not kept: another function has
@@ -206,7 +247,7 @@ async fn make_room(plane: &Plane, alive: &[Task]) -> Result<(), store::Error> {
         let of_function = alive.iter().filter(|other| other.function == task.function).count();
         if of_function <= spec.scaling.min_containers as usize
             || idle.is_some_and(|idle| idle.ready_at <= task.ready_at)
-            || !inputs::of_task(&mut db, &task.id).await?.is_empty()
+            || inputs::held(&mut db, &task.id).await? > 0
             || inputs::counts(&mut db, &task.function, plane.now()).await?.0 > 0
         {
             continue;
@@ -215,6 +256,13 @@ async fn make_room(plane: &Plane, alive: &[Task]) -> Result<(), store::Error> {
     }
     drop(db);
     let Some(task) = idle else { return Ok(()) };
+    let mut tx = plane.store.begin().await?;
+    if inputs::held(&mut tx, &task.id).await? > 0 {
+        // It has taken an input since it was looked at.
+        return Ok(());
+    }
+    tasks::advance(&mut tx, &task.id, Phase::Draining, plane.now()).await?;
+    tx.commit().await?;
     tracing::debug!(task = %task.id, "an idle container makes room");
     let mut kills = Kills::default();
     kills.add(task.id.clone(), STOP_GRACE);
@@ -250,7 +298,7 @@ pub async fn end_slow_starts(plane: &Plane) -> Result<(), store::Error> {
                 spec.startup_timeout_ms.0 / 1_000
             );
             plane.failures.count(&task.function, &End::NotStarted { reason });
-            kills.add(task.id, model::Millis(0));
+            kills.add(task.id, Millis(0));
         }
     }
     drop(db);

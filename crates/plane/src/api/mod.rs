@@ -13,6 +13,7 @@ mod blobs;
 mod calls;
 mod chunks;
 mod containers;
+mod declines;
 mod definition;
 mod dicts;
 mod environments;

@@ -6,14 +6,14 @@ use wire::rpc::client::*;
 use super::gate::{ANY_TASK, ANYBODY, KNOWN, MEMBER, USER};
 use super::table::RpcTable;
 use super::{
-    apps, blobs, calls, chunks, containers, dicts, environments, functions, identity, images, logs,
-    mounts, queues, secrets,
+    apps, blobs, calls, chunks, containers, declines, dicts, environments, functions, identity,
+    images, logs, mounts, queues, secrets,
 };
 
 /// The rows of the client's service.
 #[rustfmt::skip]
 pub fn client_rows() -> RpcTable {
-    declined(RpcTable::new(wire::CLIENT_SERVICE)
+    declines::client(RpcTable::new(wire::CLIENT_SERVICE)
         // Who is who
         .unary (ClientHello,                  ANYBODY,   identity::client_hello)
         .unary (WorkspaceNameLookup,          USER,      identity::workspace_name)
@@ -94,11 +94,6 @@ pub fn client_rows() -> RpcTable {
         .unary (FunctionCallPutDataOut,       ANY_TASK,  chunks::put_out)
         .stream(FunctionCallGetDataIn,        KNOWN,     chunks::get_in) // restricted: its own
         .unary (FunctionGetDynamicConcurrency, ANY_TASK, containers::dynamic_concurrency))
-}
-
-fn declined(table: RpcTable) -> RpcTable {
-    let missing = table.missing(wire::names::CLIENT);
-    table.declined("palisade does not serve it yet", &missing)
 }
 
 /// The rows of the command router's service.

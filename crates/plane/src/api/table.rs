@@ -41,8 +41,23 @@ pub struct Row {
     pub name: &'static str,
     /// The name of its gate; `-` where it is declined.
     pub gate: &'static str,
-    pub(crate) admits: Box<dyn Fn(Caller) -> Result<(), Refusal> + Send + Sync>,
+    admits: Box<dyn Fn(Caller) -> Result<(), Refusal> + Send + Sync>,
     pub(crate) answer: Answer,
+}
+
+impl Row {
+    /// Whether the gate lets a caller in; where it does not, what the caller hears.
+    pub fn admits(&self, caller: Caller) -> Result<(), Refusal> {
+        (self.admits)(caller)
+    }
+
+    /// Why the rpc is not served, where it is not.
+    pub fn declined(&self) -> Option<&'static str> {
+        match self.answer {
+            Answer::Declined(reason) => Some(reason),
+            Answer::Unary(_) | Answer::Stream(_) => None,
+        }
+    }
 }
 
 impl std::fmt::Debug for Row {
