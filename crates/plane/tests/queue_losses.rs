@@ -32,6 +32,7 @@ fn raw_get(queue: &Queue, key: Option<&str>, n: i32) -> Answer {
     frame.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
     frame.extend(message);
     let mut request = http::Request::post(<names::QueueGet as Rpc>::PATH)
+        .version(http::Version::HTTP_2)
         .header("content-type", "application/grpc");
     if let Some(key) = key {
         request = request.header("x-idempotency-key", key);
