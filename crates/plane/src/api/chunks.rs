@@ -9,7 +9,9 @@ use store::calls::{self, Chunk, Direction};
 use store::{Hint, inputs};
 use wire::client as pb;
 
+use super::containers::restricts_output;
 use super::gate::{Cx, Known, Member, Task};
+use super::outcome::is_pickle_free;
 use super::refusal::Refusal;
 use crate::Plane;
 use crate::limits::{POLL_MAX, SCAN_EVERY};
@@ -32,6 +34,12 @@ pub(super) async fn put_out(
         Some(CallInfo::FunctionCallId(id)) => call_id(Some(id))?,
         Some(CallInfo::AttemptToken(_)) | None => call_id(None)?,
     };
+    if restricts_output(&cx).await?
+        && !req.data_chunks.iter().all(|chunk| is_pickle_free(chunk.data_format))
+    {
+        let why = "the function may not yield pickles (restricted output), but it did";
+        return Err(Refusal::invalid("data_chunks.data_format", why));
+    }
     let mut tx = cx.plane.store.begin().await?;
     if !inputs::task_has_call(&mut tx, &cx.caller.id, &id).await? {
         return Err(Refusal::not_found("function call", &id));

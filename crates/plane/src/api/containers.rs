@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use model::autoscale::keeps;
-use model::output::{Outcome, Payload, Status};
+use model::output::Payload;
 use model::{FunctionId, InputId, Millis};
 use store::calls;
 use store::inputs::{Carried, OpenInput};
@@ -13,7 +13,7 @@ use wire::client as pb;
 
 use super::chunks::own_blob;
 use super::gate::{Cx, Task};
-use super::outcome::{function_input, outcome};
+use super::outcome::{function_input, outcome, without_pickles};
 use super::refusal::Refusal;
 use crate::limits::{HEARTBEAT_POLL, SCAN_EVERY};
 
@@ -192,9 +192,8 @@ pub(super) async fn put_outputs(
             let mut db = cx.plane.store.read().await?;
             own_blob(&cx, &mut db, blob.as_str()).await?;
         }
-        if restricted_output && outcome.data_format == pb::DataFormat::Pickle as i32 {
-            let text = "the function may not return pickles (restricted output), but it did";
-            outcome = Outcome::without_data(Status::Failure, text);
+        if restricted_output {
+            outcome = without_pickles(outcome);
         }
         answers.push((id, output.retry_count, outcome));
     }
@@ -202,7 +201,8 @@ pub(super) async fn put_outputs(
     Ok(())
 }
 
-async fn restricts_output(cx: &Cx<Task>) -> Result<bool, Refusal> {
+/// Whether the caller's function must not send pickles.
+pub(super) async fn restricts_output(cx: &Cx<Task>) -> Result<bool, Refusal> {
     let mut db = cx.plane.store.read().await?;
     let function = cx.plane.functions.get(&mut db, &cx.caller.function).await?;
     let spec = function.as_ref().and_then(|function| function.spec.as_ref());
@@ -220,7 +220,7 @@ pub(super) async fn task_result(cx: Cx<Task>, req: pb::TaskResultRequest) -> Res
         own_blob(&cx, &mut *cx.plane.store.read().await?, blob.as_str()).await?;
     }
     if restricts_output(&cx).await? {
-        outcome.data = None;
+        outcome = without_pickles(outcome);
     }
     // Only a container that has taken nothing tells of the start; a later word is about itself.
     let task = {

@@ -1,7 +1,8 @@
 //! Results and payloads: from the wire to the model and back.
 
+use bytes::Bytes;
 use model::BlobId;
-use model::output::{Outcome, Payload};
+use model::output::{Outcome, Payload, Status};
 use store::inputs::{Carried, status, status_number};
 use wire::client as pb;
 
@@ -60,6 +61,30 @@ pub(super) fn outcome(
     })
 }
 
+/// Whether a caller reads this format without unpickling.
+pub(super) fn is_pickle_free(data_format: i32) -> bool {
+    data_format == pb::DataFormat::Cbor as i32
+        || data_format == pb::DataFormat::GeneratorDone as i32
+}
+
+/// What the caller of a function with restricted output gets of an outcome: nothing that it would
+/// unpickle, whatever the container calls it. A client unpickles a failure's data also where no
+/// format is named (modal 1.6.4) or whichever is (older ones), and its traceback; the text of the
+/// exception stays.
+pub(super) fn without_pickles(mut outcome: Outcome) -> Outcome {
+    if outcome.status == Status::Success {
+        if !is_pickle_free(outcome.data_format) {
+            let text = "the function may not return pickles (restricted output), but it did";
+            return Outcome::without_data(Status::Failure, text);
+        }
+    } else {
+        outcome.data = None;
+    }
+    outcome.serialized_tb = Bytes::new();
+    outcome.tb_line_cache = Bytes::new();
+    outcome
+}
+
 /// An outcome as its caller gets it.
 pub(super) fn generic_result(outcome: Outcome) -> pb::GenericResult {
     let data = outcome.data.map(|data| match data {
@@ -84,4 +109,39 @@ pub(super) fn inline_bytes(outcome: &Outcome) -> usize {
         Some(Payload::Blob(_)) | None => 0,
     };
     data + outcome.serialized_tb.len() + outcome.tb_line_cache.len() + outcome.traceback.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(status: Status, data_format: i32) -> Outcome {
+        Outcome {
+            status,
+            data: Some(Payload::Inline(Bytes::from_static(b"bytes"))),
+            data_format,
+            exception: "ValueError('negative')".into(),
+            traceback: "where".into(),
+            serialized_tb: Bytes::from_static(b"pickle"),
+            tb_line_cache: Bytes::from_static(b"pickle"),
+        }
+    }
+
+    #[test]
+    fn restricted_output_brings_no_pickle_whatever_it_is_called() {
+        for data_format in -1..10 {
+            for status in [Status::Failure, Status::InitFailure, Status::Terminated] {
+                let kept = without_pickles(outcome(status, data_format));
+                assert_eq!((kept.status, &kept.data), (status, &None));
+                assert_eq!(kept.exception, "ValueError('negative')");
+                assert!(kept.serialized_tb.is_empty() && kept.tb_line_cache.is_empty());
+            }
+            let kept = without_pickles(outcome(Status::Success, data_format));
+            assert!(kept.serialized_tb.is_empty() && kept.tb_line_cache.is_empty());
+            let harmless = [pb::DataFormat::Cbor as i32, pb::DataFormat::GeneratorDone as i32];
+            let want =
+                if harmless.contains(&data_format) { Status::Success } else { Status::Failure };
+            assert_eq!((kept.status, kept.data.is_some()), (want, want == Status::Success));
+        }
+    }
 }
