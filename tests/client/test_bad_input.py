@@ -16,13 +16,14 @@ INVALID, NOT_FOUND, EXHAUSTED, UNIMPLEMENTED, UNAUTHENTICATED = 3, 5, 8, 12, 16
 
 
 def metadata(server, **changes) -> dict:
-    """The headers of a client."""
-    return {
+    """The headers of a client; a change to nothing leaves one out."""
+    headers = {
         "x-modal-client-type": "1",
         "x-modal-client-version": "1.6.4",
         "x-modal-token-id": server.env["MODAL_TOKEN_ID"],
         "x-modal-token-secret": server.env["MODAL_TOKEN_SECRET"],
     } | changes
+    return {name: value for name, value in headers.items() if value}
 
 
 class Raw:

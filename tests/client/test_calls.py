@@ -88,9 +88,7 @@ def test_starmap_and_for_each(app):
 
 
 def test_map_with_exceptions(app, modal):
-    results = list(
-        app.fail_if_odd.map(range(4), return_exceptions=True, wrap_returned_exceptions=False)
-    )
+    results = list(app.fail_if_odd.map(range(4), return_exceptions=True))
     assert results[0] == 0 and results[2] == 2
     assert isinstance(results[1], app.OwnError) and results[1].number == 1
     with pytest.raises(app.OwnError):

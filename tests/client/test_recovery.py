@@ -72,13 +72,16 @@ def test_a_map_survives_a_kill_of_the_server(fresh_server, tmp_path):
     )
     try:
         begun = path.with_name(path.name + ".begun")
-        serving.eventually(begun.exists, 60, "the first result is there")
+        # All inputs are sent by then: sending, the client gives up a refused call within a second.
+        serving.eventually(begun.exists, 60, "the first results are there")
         server.restart(kill=True)
         _, errors = client.communicate(timeout=200)
     finally:
         client.kill()
         client.communicate()
-    assert client.returncode == 0, errors[-3_000:]
+    # Its exit code says nothing: the client's reader of logs fails on the first refused connection
+    # (modal 1.6.4), and `modal run` reports that after the function that was to be run is done.
+    assert path.exists(), errors[-3_000:]
     assert [number for number, _ in json.loads(path.read_text())] == list(range(count))
 
 

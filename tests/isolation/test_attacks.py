@@ -233,7 +233,7 @@ def devices():
         for name in files:
             path = os.path.join(folder, name)
             try:
-                mode = os.stat(path).st_mode
+                mode = os.lstat(path).st_mode
             except OSError:
                 continue
             if stat.S_ISBLK(mode) or stat.S_ISCHR(mode):
@@ -314,14 +314,11 @@ def fork_bomb():
     refused = 0
     for _ in range(20_000):
         try:
-            pid = os.fork()
+            # Not fork: a thousand copies of this interpreter reach the limit of memory first.
+            children.append(os.posix_spawn("/bin/sleep", ["sleep", "60"], {}))
         except OSError as error:
             refused = error.errno
             break
-        if pid == 0:
-            signal.pause()
-            os._exit(0)
-        children.append(pid)
     for pid in children:
         os.kill(pid, signal.SIGKILL)
     for pid in children:

@@ -2,12 +2,17 @@
 
 import asyncio
 import os
+import threading
 import time
 
 import modal
 
 app = modal.App("calls-app")
-few = app.function(block_network=True, max_containers=2, timeout=120)
+
+
+def few():
+    """The settings of most functions here; one decorator of the client serves one function."""
+    return app.function(block_network=True, max_containers=2, timeout=120)
 
 
 class OwnError(Exception):
@@ -18,26 +23,26 @@ class OwnError(Exception):
         self.number = number
 
 
-@few
+@few()
 def square(x: int) -> int:
     """Squares."""
     return x * x
 
 
-@few
+@few()
 def add(a: int, b: int = 0, *, c: int = 0) -> int:
     """Adds."""
     return a + b + c
 
 
-@few
+@few()
 async def square_later(x: int) -> int:
     """Squares, asynchronously."""
     await asyncio.sleep(0.01)
     return x * x
 
 
-@few
+@few()
 def count(n: int):
     """Yields numbers; complains about negative ones."""
     for number in range(abs(n)):
@@ -46,7 +51,7 @@ def count(n: int):
         raise OwnError("after the last", n)
 
 
-@few
+@few()
 async def count_later(n: int):
     """Yields numbers, asynchronously."""
     for number in range(n):
@@ -54,7 +59,7 @@ async def count_later(n: int):
         yield number
 
 
-@few
+@few()
 def fail_if_odd(x: int) -> int:
     """Fails for odd numbers."""
     if x % 2:
@@ -62,7 +67,7 @@ def fail_if_odd(x: int) -> int:
     return x
 
 
-@few
+@few()
 def measure(data: bytes) -> tuple[int, str]:
     """The size and the digest of what arrived."""
     import hashlib
@@ -70,20 +75,20 @@ def measure(data: bytes) -> tuple[int, str]:
     return len(data), hashlib.sha256(data).hexdigest()
 
 
-@few
+@few()
 def produce(size: int) -> bytes:
     """So many bytes."""
     return os.urandom(1) * size
 
 
-@few
+@few()
 def nap(seconds: float, value: int = 0) -> int:
     """Sleeps, then answers."""
     time.sleep(seconds)
     return value
 
 
-@few
+@few()
 def where() -> tuple[str, int]:
     """Which container, and which process."""
     return os.environ.get("MODAL_TASK_ID", ""), os.getpid()
@@ -134,7 +139,7 @@ def outer(x: int) -> int:
 @app.function(block_network=True)
 def unpicklable():
     """Returns what cannot be sent."""
-    return (number for number in range(3))
+    return threading.Lock()
 
 
 @app.function(block_network=True, env={"SET": "by env"})

@@ -36,7 +36,7 @@ def map_all(count: int, path: str) -> None:
     results = []
     for result in note.map(range(count)):
         results.append(result)
-        if len(results) == 1:
+        if len(results) == 50:
             open(path + ".begun", "w").close()
     with open(path, "w") as file:
         json.dump(results, file)

@@ -3,7 +3,12 @@
 import modal
 
 app = modal.App("restricted-app")
-restricted = app.function(restrict_modal_access=True, block_network=True, timeout=60)
+
+
+def restricted(function):
+    """The settings of most functions here; one decorator of the client serves one function."""
+    settings = {"restrict_modal_access": True, "block_network": True, "timeout": 60}
+    return app.function(**settings)(function)
 
 
 @app.function()

@@ -1,6 +1,7 @@
 //! No file names a package index or a mirror of the machine that it was written on.
 //!
 //! The list of such hosts is the machine's own: what its settings of pip, apt, npm and cargo say.
+//! To it come the indexes that these programs use when no settings say otherwise.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -30,10 +31,14 @@ const VARIABLES: &[&str] = &["PIP_", "UV_", "npm_config_", "NPM_CONFIG_", "CARGO
 /// the images that are made without any settings need as well.
 const EVERYBODYS: &[&str] = &["localhost", "127.0.0.1", "deb.debian.org"];
 
-/// The hosts in this machine's settings.
+/// Beginnings and ends of the names that are everybody's default; composed, since this file is
+/// checked too.
+const DEFAULTS: &[[&str; 2]] = &[["py", "pi.org"], ["python", "hosted.org"], ["npm", "js.org"]];
+
+/// The hosts in this machine's settings, and the defaults.
 pub(super) fn of_this_machine() -> BTreeSet<String> {
     let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-    let mut hosts = BTreeSet::new();
+    let mut hosts: BTreeSet<String> = DEFAULTS.iter().map(|parts| parts.concat()).collect();
     for place in SETTINGS {
         let path = match place.strip_prefix("~/") {
             Some(rest) => home.join(rest),
@@ -80,7 +85,9 @@ pub(super) fn named(file: &TextFile, hosts: &BTreeSet<String>) -> Vec<Finding> {
     for (number, line) in (1..).zip(file.text.lines()) {
         let line = line.to_lowercase();
         if let Some(host) = hosts.iter().find(|host| line.contains(host.as_str())) {
-            let what = format!("names {host}, a package index of this machine's settings");
+            let what = format!(
+                "names {host}, a package index or a mirror: read the machine's settings instead"
+            );
             findings.push(Finding::new(format!("{}:{number}", file.path), what));
         }
     }
@@ -97,6 +104,14 @@ mod tests {
             URIs: http://mirror.example.test/debian http://deb.debian.org/debian\n\
             proxy http://localhost:3128 file:///opt/x";
         assert_eq!(in_text(text), ["index.example.test", "mirror.example.test"]);
+    }
+
+    #[test]
+    fn the_defaults_are_always_there() {
+        let hosts = of_this_machine();
+        for parts in DEFAULTS {
+            assert!(hosts.contains(&parts.concat()), "{hosts:?}");
+        }
     }
 
     #[test]

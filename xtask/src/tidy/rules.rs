@@ -73,8 +73,8 @@ fn lines(file: &TextFile) -> Vec<Finding> {
 }
 
 /// Marks of what was left undone; composed, since this file is checked too.
-fn promises() -> [String; 3] {
-    [["TO", "DO"].concat(), ["FIX", "ME"].concat(), ["X", "XX"].concat()]
+fn promises() -> [String; 4] {
+    [["TO", "DO"], ["FIX", "ME"], ["X", "XX"], ["HA", "CK"]].map(|parts| parts.concat())
 }
 
 fn has_word(line: &str, word: &str) -> bool {
