@@ -56,7 +56,7 @@ impl Kind {
             min_containers: if chance.one_in(4) { 1 } else { 0 },
             max_inputs: if single_use || batched { 1 } else { number(chance, 4) },
             batch_max: if batched { number(chance, 5) } else { 0 },
-            timeout_secs: number(chance, 20),
+            timeout_secs: 2 + number(chance, 20),
             retries: u32::try_from(chance.within(0..3)).unwrap_or(0),
             memory_mib: 64 * number(chance, 8),
             blocked: false,
@@ -151,7 +151,7 @@ impl Run {
         if let Ok(key) = format!("{key:016x}").parse() {
             metadata.insert("x-idempotency-key", key);
         }
-        Ok(wire::rpc::call::<R>(api, metadata, request).await?.into_inner())
+        Ok(Box::pin(wire::rpc::call::<R>(api, metadata, request)).await?.into_inner())
     }
 
     /// Defines a function, or defines it again.

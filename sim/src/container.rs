@@ -62,7 +62,7 @@ impl Run {
         self.workers[worker].report(Report::Started { task: task.clone() });
         let door = Transport::Door(Box::new(caller));
         let api = Api::new(self.plane.clone(), self.tables.clone(), door);
-        wire::rpc::call::<rpc::ContainerHello>(api, MetadataMap::new(), ()).await?;
+        Box::pin(wire::rpc::call::<rpc::ContainerHello>(api, MetadataMap::new(), ())).await?;
         let now = self.plane.now();
         if let Some(container) = self.workers[worker].containers.get_mut(task) {
             container.stage = Stage::Asking(now);

@@ -1,6 +1,7 @@
 //! Seeds that failed once, then new ones for as long as there is time.
 //!
 //! `SIM_SECONDS` says for how long (20 by default), `SIM_SEED` where to begin.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 

@@ -58,6 +58,12 @@ impl Fleet {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(worker);
     }
 
+    /// Whether the worker is there, and a container of that size fits it.
+    pub fn holds(&self, worker: &WorkerId, wish: &Reservation) -> bool {
+        let fleet = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        fleet.get(worker).is_some_and(|connected| connected.capacity.holds(wish))
+    }
+
     /// Hands an order to a worker; never waits.
     pub fn order(&self, worker: &WorkerId, order: Order) -> Result<(), Error> {
         let fleet = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -14,6 +14,7 @@ pub mod limits;
 pub mod queue;
 pub mod reconcile;
 pub mod reports;
+mod room;
 pub mod scheduler;
 pub mod streamed;
 pub mod work;

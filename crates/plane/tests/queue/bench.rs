@@ -147,12 +147,23 @@ impl Bench {
 
     /// Gives the function a definition.
     pub(crate) async fn define(&self, spec: FunctionSpec) {
+        self.put_function(&self.function, spec).await;
+    }
+
+    /// Another function of the app.
+    pub(crate) async fn add_function(&self, spec: FunctionSpec) -> FunctionId {
+        let id = FunctionId::new(self.plane.bits());
+        self.put_function(&id, spec).await;
+        id
+    }
+
+    async fn put_function(&self, id: &FunctionId, spec: FunctionSpec) {
         let definition = wire::client::Function {
             function_name: spec.name.clone(),
             ..wire::client::Function::default()
         };
         let function = functions::Function {
-            id: self.function.clone(),
+            id: id.clone(),
             workspace: self.scope.workspace.clone(),
             app: self.app.clone(),
             name: spec.name.clone(),
@@ -163,7 +174,7 @@ impl Bench {
         let mut tx = self.plane.store.begin().await.unwrap();
         functions::put(&mut tx, &function).await.unwrap();
         tx.commit().await.unwrap();
-        self.plane.functions.forget(&self.function);
+        self.plane.functions.forget(id);
     }
 
     pub(crate) fn pass(&self, time_ms: u64) {

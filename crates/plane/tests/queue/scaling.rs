@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use model::link::{End, Order, Report};
 use model::output::{Outcome, Status};
+use model::resources::ResourceWish;
 use model::retry::RetryPolicy;
 use model::spec::FunctionSpec;
 use model::{ImageId, Millis, TaskId};
@@ -299,4 +300,38 @@ async fn idle_containers_go_home_after_their_window() {
     assert_eq!(bench.task(&task).await.phase, Phase::Draining);
     bench.put(1..2).await;
     assert_eq!(bench.claim(&task, 1).await.len(), 0, "it takes nothing once it was sent home");
+}
+
+/// A container that is kept ready makes room for inputs of another function, and does not come
+/// back before they are served.
+#[tokio::test]
+async fn inputs_come_before_what_is_kept_ready() {
+    let mut bench = Bench::new(FunctionSpec { resources: memory(3_000), ..spec() }).await;
+    let mut kept = spec();
+    kept.name = "kept".into();
+    kept.scaling.min_containers = 1;
+    kept.resources = memory(2_000);
+    let kept = bench.add_function(kept).await;
+    scheduler::tick(&bench.plane).await.unwrap();
+    let Ok(Order::Start(spare)) = bench.orders.try_recv() else { panic!("nothing is kept ready") };
+    assert_eq!(spare.function, kept);
+    let mut tx = bench.plane.store.begin().await.unwrap();
+    tasks::advance(&mut tx, &spare.task, Phase::Ready, bench.plane.now()).await.unwrap();
+    tx.commit().await.unwrap();
+    bench.put(0..1).await;
+    scheduler::tick(&bench.plane).await.unwrap();
+    assert_eq!(stopped(&mut bench), std::slice::from_ref(&spare.task));
+    reports::ended(&bench.plane, &spare.task, End::Stopped).await.unwrap();
+    scheduler::tick(&bench.plane).await.unwrap();
+    let Ok(Order::Start(urgent)) = bench.orders.try_recv() else { panic!("nothing starts") };
+    assert_eq!(urgent.function, bench.function);
+    // There is no room for both, and nobody is sent home for what is only kept ready.
+    for _ in 0..3 {
+        scheduler::tick(&bench.plane).await.unwrap();
+    }
+    assert!(bench.orders.try_recv().is_err());
+}
+
+fn memory(mib: u64) -> ResourceWish {
+    ResourceWish { memory_request_bytes: Some(mib << 20), ..ResourceWish::default() }
 }
