@@ -3,7 +3,7 @@
 //! first looks into the store.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use model::QueueId;
@@ -20,6 +20,8 @@ use crate::limits::{QUEUE_UNSETTLED_MAX, SCAN_EVERY};
 pub struct Claims {
     run: Run,
     unsettled: Mutex<Vec<Settlement>>,
+    /// Held while a batch is being written.
+    writing: tokio::sync::Mutex<()>,
     more: Notify,
     lines: Lines,
 }
@@ -37,6 +39,7 @@ impl Claims {
         Self {
             run: Run::new(bits),
             unsettled: Mutex::default(),
+            writing: tokio::sync::Mutex::default(),
             more: Notify::new(),
             lines: Lines::default(),
         }
@@ -48,13 +51,17 @@ impl Claims {
     }
 
     fn add(&self, settlement: Settlement) {
-        self.unsettled.lock().unwrap_or_else(PoisonError::into_inner).push(settlement);
+        self.list().push(settlement);
         self.more.notify_one();
     }
 
+    /// What is not written yet. Only who holds `writing` removes some.
+    fn list(&self) -> MutexGuard<'_, Vec<Settlement>> {
+        self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn is_full(&self) -> bool {
-        let unsettled = self.unsettled.lock().unwrap_or_else(PoisonError::into_inner);
-        unsettled.len() >= QUEUE_UNSETTLED_MAX
+        self.list().len() >= QUEUE_UNSETTLED_MAX
     }
 }
 
@@ -85,21 +92,18 @@ impl Plane {
         Ok(Some((taken.values, receipt)))
     }
 
-    /// Writes what became of answers. What is lost goes back to where it stood.
+    /// Writes what became of answers. What is lost goes back to where it stood. After it, all is
+    /// written that was known before.
     pub async fn settle(&self) -> Result<(), store::Error> {
-        let batch = {
-            let mut list = self.claims.unsettled.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut *list)
-        };
+        let _writing = self.claims.writing.lock().await;
+        // They stay in the list until they are written: this may fail, or be dropped.
+        let batch = self.claims.list().clone();
         if batch.is_empty() {
             return Ok(());
         }
-        let written = self.write_settlements(&batch).await;
-        if written.is_err() {
-            let mut list = self.claims.unsettled.lock().unwrap_or_else(PoisonError::into_inner);
-            list.extend(batch);
-        }
-        written
+        self.write_settlements(&batch).await?;
+        self.claims.list().drain(..batch.len());
+        Ok(())
     }
 
     async fn write_settlements(&self, batch: &[Settlement]) -> Result<(), store::Error> {
