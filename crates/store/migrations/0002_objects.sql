@@ -43,8 +43,9 @@ CREATE TABLE queue_values (
     value BLOB NOT NULL
 ) STRICT;
 
--- What one call took. answer_id: the last answer that was made of it; no other settles it. run: the run of the server that makes the answer. delivered_at: set once the answer has left
--- the server; the items are then kept a while for a caller that asks again with the same key.
+-- What one call took. answer_id: the last answer that was made of it; no other settles it. run:
+-- the run of the server that makes the answer. delivered_at: set once the answer has left the
+-- server; the items are then kept a while for a caller that asks again with the same key.
 CREATE TABLE queue_claims (
     id INTEGER PRIMARY KEY,
     workspace_id TEXT NOT NULL,
