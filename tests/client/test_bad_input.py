@@ -139,7 +139,8 @@ def test_a_message_beyond_the_limit_is_refused(server):
 
 
 def test_a_file_with_a_wrong_hash_is_refused(server):
-    request = api_pb2.MountPutFileRequest(data=b"one", sha256_hex=hashlib.sha256(b"two").hexdigest())
+    other = hashlib.sha256(b"two").hexdigest()
+    request = api_pb2.MountPutFileRequest(data=b"one", sha256_hex=other)
     status, text = send(server, "MountPutFile", request.SerializeToString())
     assert status == INVALID, (status, text)
     assert "sha256" in text or "hash" in text, text

@@ -205,7 +205,7 @@ def mounts():
         "writable": writable,
         "readable": readable,
         "root": os.listdir("/"),
-        "host_names": [os.path.exists(path) for path in ("/host", "/.palisade", "/var/lib/palisade")],
+        "host_names": [os.path.exists(path) for path in ("/host", "/var/lib/palisade")],
     }
 
 

@@ -4,7 +4,9 @@
 pub mod api;
 pub mod blobs;
 pub mod builder;
+pub mod claims;
 pub mod endings;
+pub mod expiry;
 pub mod fleet;
 pub mod functions;
 pub mod identity;
@@ -54,6 +56,8 @@ pub struct Plane {
     pub fleet: fleet::Fleet,
     /// Functions at hand.
     pub functions: functions::Functions,
+    /// Items of queues that are on their way.
+    pub claims: claims::Claims,
     /// Inputs that are to be given up by the containers that hold them.
     pub cancels: endings::Cancels,
     /// Containers that are to be gone.
@@ -89,6 +93,7 @@ impl Plane {
             config,
             fleet: fleet::Fleet::default(),
             functions: functions::Functions::default(),
+            claims: claims::Claims::new(rand::random()),
             cancels: endings::Cancels::default(),
             ends: endings::Ends::default(),
             streamed: streamed::Streamed::default(),

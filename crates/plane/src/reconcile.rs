@@ -12,10 +12,10 @@ use store::tasks::{self, Phase};
 use store::{Hint, inputs, replays, retention};
 use wire::client::AppState;
 
-use crate::Plane;
 use crate::endings::Kills;
 use crate::limits::{CALL_KEPT, FORGET_EVERY, REPLAY_KEPT, SCAN_EVERY, STOP_GRACE};
 use crate::scheduler::end_slow_starts;
+use crate::{Plane, expiry};
 
 /// Ends attempts in time: sleeps until the next deadline, runs until the server ends.
 pub async fn run_deadlines(plane: Arc<Plane>) {
@@ -99,6 +99,7 @@ pub async fn sweep(plane: &Plane) -> Result<(), store::Error> {
     lose_tasks(plane, now).await?;
     end_silent_tasks(plane, now).await?;
     plane.expect_leavers(now).await?;
+    expiry::sweep(plane).await?;
     let mut tx = plane.store.begin().await?;
     replays::forget(&mut tx, now - REPLAY_KEPT).await?;
     tx.commit().await

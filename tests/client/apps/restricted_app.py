@@ -37,10 +37,8 @@ def _attempts() -> dict:
         "secret": lambda: modal.Secret.from_name("s").hydrate(),
         "volume": lambda: modal.Volume.from_name("v", create_if_missing=True).listdir("/"),
         "app": lambda: modal.App.lookup("other", create_if_missing=True),
-        "call_by_id": lambda: modal.FunctionCall.from_id("fc-1234567890123456789012").get(timeout=1),
-        "environment": lambda: modal.Environment.from_name("main").hydrate()
-        if hasattr(modal, "Environment")
-        else modal.App.lookup("other"),
+        "call_by_id": lambda: modal.FunctionCall.from_id("fc-" + "1" * 22).get(timeout=1),
+        "environment": lambda: modal.Environment.from_name("main").hydrate(),
         "tunnel": lambda: modal.forward(8000).__enter__(),
     }
 

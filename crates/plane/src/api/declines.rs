@@ -66,17 +66,6 @@ const CLIENT: &[(&str, &[&str])] = &[
         "WebhookTokenEnvironmentList", "WebhookTokenEnvironmentRemove", "WebhookTokenList",
         "WebhookTokenListForEnvironment", "WebhookTokenUpdate",
     ]),
-    ("dicts are not served yet", &[
-        "DictClear", "DictContains", "DictContents", "DictDelete", "DictGet", "DictGetById",
-        "DictGetOrCreate", "DictHeartbeat", "DictLen", "DictList", "DictPop", "DictUpdate",
-    ]),
-    ("queues are not served yet", &[
-        "QueueClear", "QueueDelete", "QueueGet", "QueueGetById", "QueueGetOrCreate",
-        "QueueHeartbeat", "QueueLen", "QueueList", "QueueNextItems", "QueuePut",
-    ]),
-    ("secrets can be made and used, but not listed, changed or deleted yet", &[
-        "SecretDelete", "SecretGetInfo", "SecretList", "SecretUpdate",
-    ]),
     ("environments can be made, but not changed or deleted yet", &[
         "EnvironmentDelete", "EnvironmentUpdate",
     ]),

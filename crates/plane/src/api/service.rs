@@ -14,6 +14,7 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::server::{Grpc, ServerStreamingService, UnaryService};
 
 use super::gate::{Caller, Meta, RESTRICTED};
+use super::receipt;
 use super::table::{Answer, Row, RpcTable};
 use crate::Plane;
 use crate::blobs::Door;
@@ -177,7 +178,12 @@ impl UnaryService<Bytes> for Call<'_> {
         let Answer::Unary(handler) = &self.row.answer else { return wrong_kind() };
         let body = request.into_inner();
         let work = handler(self.plane.clone(), self.caller.clone(), self.meta.clone(), body);
-        Box::pin(async move { Ok(tonic::Response::new(work.await?)) })
+        Box::pin(async move {
+            let (message, receipt) = work.await?;
+            let mut answer = tonic::Response::new(message);
+            receipt::enclose(&mut answer, receipt);
+            Ok(answer)
+        })
     }
 }
 
@@ -214,7 +220,7 @@ async fn serve(
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let call = Call { row, plane, caller, meta };
     match row.answer {
-        Answer::Unary(_) => grpc.unary(call, request).await,
+        Answer::Unary(_) => receipt::tie(grpc.unary(call, request).await),
         Answer::Stream(_) => grpc.server_streaming(call, request).await,
         Answer::Declined(reason) => {
             Status::unimplemented(format!("{} is not served: {reason}", row.name)).into_http()

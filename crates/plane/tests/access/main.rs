@@ -3,6 +3,7 @@
 
 mod hostile;
 mod matrix;
+mod objects;
 mod pickles;
 mod place;
 mod prison;

@@ -38,6 +38,8 @@ pub(crate) struct Tenant {
     pub(crate) image: ImageId,
     pub(crate) mount: MountId,
     pub(crate) secret: SecretId,
+    pub(crate) queue: QueueId,
+    pub(crate) dict: DictId,
     /// SHA-256 of a file that only this workspace has sent.
     pub(crate) file: String,
     /// A blob that a client made, with its bytes.
@@ -173,6 +175,7 @@ impl Tenant {
         let files = vec![MountFile { path: "/root/a.py".into(), sha256: file.clone(), mode: None }];
         mounts::insert(&mut tx, &scope, &mount, &files, now).await.unwrap();
         let secret = insert_secret(&mut tx, plane, &scope, name).await;
+        let (queue, dict) = insert_objects(&mut tx, plane, &scope, name).await;
         tx.commit().await.unwrap();
         let blob = insert_blob(plane, &scope, None, name).await;
         let mut tenant = Self {
@@ -183,6 +186,8 @@ impl Tenant {
             image,
             mount,
             secret,
+            queue,
+            dict,
             file,
             blob,
             cells: Vec::new(),
@@ -297,6 +302,32 @@ async fn insert_image(tx: &mut Tx<'_>, plane: &Plane, scope: &Scope) -> ImageId 
     let content = ImageContent { layers: vec![], config: "{}".into(), python: Some((3, 11)) };
     images::finish(tx, &id, &Ok(content)).await.unwrap();
     id
+}
+
+async fn insert_objects(
+    tx: &mut Tx<'_>,
+    plane: &Plane,
+    scope: &Scope,
+    name: &str,
+) -> (QueueId, DictId) {
+    let environment = environments::by_name(tx, scope, "main").await.unwrap().unwrap().id;
+    let (queue, dict) = (QueueId::new(plane.bits()), DictId::new(plane.bits()));
+    let new = store::queues::Queue {
+        id: queue.clone(),
+        environment: environment.clone(),
+        name: Some(name.into()),
+        created_at: plane.now(),
+        heartbeat_at: None,
+    };
+    store::queues::insert(tx, scope, &new).await.unwrap();
+    let new = store::dicts::NewDict {
+        id: dict.clone(),
+        environment,
+        name: Some(name.into()),
+        created_at: plane.now(),
+    };
+    store::dicts::insert(tx, scope, new).await.unwrap();
+    (queue, dict)
 }
 
 async fn insert_secret(tx: &mut Tx<'_>, plane: &Plane, scope: &Scope, name: &str) -> SecretId {
