@@ -53,6 +53,13 @@ pub struct Capacity {
     pub memory_bytes: u64,
 }
 
+impl Capacity {
+    /// Whether a container of that size fits an empty machine.
+    pub fn holds(&self, wish: &Reservation) -> bool {
+        wish.cpu_millis <= self.cpu_millis && wish.memory_bytes <= self.memory_bytes
+    }
+}
+
 /// What one container is held to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {

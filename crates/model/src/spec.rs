@@ -79,6 +79,11 @@ impl Concurrency {
     pub fn per_container(&self) -> u32 {
         self.target_inputs.max(self.batch_max).max(1)
     }
+
+    /// Inputs that one container may hold at the same time, at most.
+    pub fn room(&self) -> u32 {
+        self.max_inputs.max(1).saturating_mul(self.batch_max.max(1))
+    }
 }
 
 /// A file that is laid into a container.

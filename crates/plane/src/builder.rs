@@ -23,7 +23,8 @@ pub async fn run(plane: Arc<Plane>) {
     }
 }
 
-async fn tick(plane: &Plane) -> Result<(), store::Error> {
+/// Looks at every image that waits.
+pub async fn tick(plane: &Plane) -> Result<(), store::Error> {
     let waiting = images::buildable(&mut *plane.store.read().await?).await?;
     for image in waiting {
         hand_over(plane, image).await?;

@@ -1,6 +1,6 @@
 //! The workers: what each has, and the way to tell it what to do.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 
 use model::WorkerId;
@@ -11,11 +11,13 @@ use tokio::sync::mpsc;
 
 /// The connected workers.
 #[derive(Debug, Default)]
-pub struct Fleet(Mutex<HashMap<WorkerId, Connected>>);
+pub struct Fleet(Mutex<BTreeMap<WorkerId, Connected>>);
 
 #[derive(Debug)]
 struct Connected {
     capacity: Capacity,
+    /// What it runs is known: it said so when it joined, and that is written down.
+    admitted: bool,
     orders: mpsc::Sender<Order>,
 }
 
@@ -31,15 +33,35 @@ pub enum Error {
 }
 
 impl Fleet {
-    /// A worker is there.
+    /// A worker is there. It gets work once its report of what it runs is written down
+    /// ([`Fleet::admit`]): what it is told to start before could be taken for lost.
     pub fn join(&self, worker: WorkerId, capacity: Capacity, orders: mpsc::Sender<Order>) {
         let mut fleet = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        fleet.insert(worker, Connected { capacity, orders });
+        fleet.insert(worker, Connected { capacity, admitted: false, orders });
+    }
+
+    /// What the worker runs is known.
+    pub fn admit(&self, worker: &WorkerId) {
+        let mut fleet = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(connected) = fleet.get_mut(worker) {
+            connected.admitted = true;
+        }
+    }
+
+    /// Whether the worker is there.
+    pub fn has(&self, worker: &WorkerId) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(worker)
     }
 
     /// A worker is gone.
     pub fn leave(&self, worker: &WorkerId) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(worker);
+    }
+
+    /// Whether the worker is there, and a container of that size fits it.
+    pub fn holds(&self, worker: &WorkerId, wish: &Reservation) -> bool {
+        let fleet = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        fleet.get(worker).is_some_and(|connected| connected.capacity.holds(wish))
     }
 
     /// Hands an order to a worker; never waits.
@@ -52,11 +74,12 @@ impl Fleet {
         })
     }
 
-    /// The workers as placement sees them, given what each has reserved.
+    /// The workers that can take an order, as placement sees them, given what each has reserved.
     pub fn views(&self, reserved: &HashMap<WorkerId, Reservation>) -> Vec<WorkerView> {
         let fleet = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         fleet
             .iter()
+            .filter(|(_, connected)| connected.admitted && connected.orders.capacity() > 0)
             .map(|(worker, connected)| WorkerView {
                 worker: worker.clone(),
                 capacity: connected.capacity,

@@ -4,6 +4,9 @@
 pub mod api;
 pub mod blobs;
 pub mod builder;
+pub mod claims;
+pub mod endings;
+pub mod expiry;
 pub mod fleet;
 pub mod functions;
 pub mod identity;
@@ -11,10 +14,13 @@ pub mod limits;
 pub mod queue;
 pub mod reconcile;
 pub mod reports;
+mod room;
 pub mod scheduler;
+pub mod streamed;
+pub mod work;
+pub mod world;
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use model::Time;
 use model::resources::Defaults;
@@ -22,6 +28,7 @@ use store::Store;
 use tokio::sync::watch;
 
 pub use api::service::{Api, Transport};
+pub use world::{Machine, World};
 
 /// What the operator decides.
 #[derive(Debug, Clone)]
@@ -49,12 +56,20 @@ pub struct Plane {
     pub fleet: fleet::Fleet,
     /// Functions at hand.
     pub functions: functions::Functions,
+    /// Items of queues that are on their way.
+    pub claims: claims::Claims,
     /// Inputs that are to be given up by the containers that hold them.
-    pub cancels: queue::Cancels,
+    pub cancels: endings::Cancels,
+    /// Containers that are to be gone.
+    pub ends: endings::Ends,
+    /// What containers have streamed beside their calls.
+    pub streamed: streamed::Streamed,
     /// Starts that failed in a row.
     pub failures: scheduler::Failures,
     /// Owners of tokens at hand.
     tokens: identity::Tokens,
+    /// The time, and chance.
+    world: Arc<dyn World>,
     /// Becomes true when the server ends.
     closing: watch::Sender<bool>,
 }
@@ -62,28 +77,41 @@ pub struct Plane {
 impl Plane {
     /// A plane over what is stored.
     pub fn new(store: Store, blobs: ::blobs::Local, config: Config) -> Arc<Self> {
+        Self::in_world(store, blobs, config, Arc::new(Machine))
+    }
+
+    /// A plane that takes time and chance from elsewhere.
+    pub fn in_world(
+        store: Store,
+        blobs: ::blobs::Local,
+        config: Config,
+        world: Arc<dyn World>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             store,
             blobs,
             config,
             fleet: fleet::Fleet::default(),
             functions: functions::Functions::default(),
-            cancels: queue::Cancels::default(),
+            claims: claims::Claims::new(rand::random()),
+            cancels: endings::Cancels::default(),
+            ends: endings::Ends::default(),
+            streamed: streamed::Streamed::default(),
             failures: scheduler::Failures::default(),
             tokens: identity::Tokens::default(),
+            world,
             closing: watch::channel(false).0,
         })
     }
 
     /// The present moment.
     pub fn now(&self) -> Time {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Time(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+        self.world.now()
     }
 
     /// 128 random bits, for a new id.
     pub fn bits(&self) -> [u8; 16] {
-        rand::random()
+        self.world.bits()
     }
 
     /// Takes no work from now on: long polls end, nothing is started.

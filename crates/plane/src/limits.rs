@@ -47,6 +47,21 @@ pub const INPUTS_PER_REQUEST_MAX: usize = 1_000;
 /// Files of one mount.
 pub const MOUNT_FILES_MAX: usize = 100_000;
 
+/// Outputs in one request of a container.
+pub const OUTPUTS_PER_REQUEST_MAX: usize = 2_000;
+
+/// Chunks in one request of a container.
+pub const CHUNKS_PER_REQUEST_MAX: usize = 20_000;
+
+/// What a chunk counts for at least in the limit of what a container may stream.
+pub const CHUNK_BYTES_MIN: u64 = 256;
+
+/// What a blob counts for at least in the limit of what a container may keep.
+pub const BLOB_BYTES_MIN: u64 = 64 << 10;
+
+/// How long a batch may wait to be full.
+pub const BATCH_LINGER_MAX: Duration = Duration::from_secs(600);
+
 /// Inputs in one batch of a batched function.
 pub const BATCH_MAX: u32 = 1_000;
 
@@ -65,8 +80,9 @@ pub const REPORTS_PER_WRITE_MAX: usize = 128;
 /// How long a cancelled input's container may take to give it up before it is killed.
 pub const CANCEL_GRACE: Millis = Millis::from_secs(5);
 
-/// How long answers are kept for a client that asks again.
-pub const REPLAY_KEPT: Millis = Millis::from_secs(3_600);
+/// How long answers are kept for a client that asks again: well beyond its last attempt, and not
+/// so long that large ones pile up.
+pub const REPLAY_KEPT: Millis = Millis::from_secs(600);
 
 /// How often what is old is forgotten.
 pub const FORGET_EVERY: Millis = Millis::from_secs(600);
@@ -76,3 +92,105 @@ pub const CALL_KEPT: Millis = Millis::from_secs(7 * 24 * 3_600);
 
 /// How long a container may take to end by itself when it is stopped.
 pub const STOP_GRACE: Millis = Millis::from_secs(2);
+
+/// How long a wait for an item of a queue is held; the client asks for 50 s (modal 1.6.4).
+pub const QUEUE_POLL_MAX: Duration = Duration::from_secs(50);
+
+/// How long a wait for an item after a place is held; the client asks for 30 s (modal 1.6.4).
+pub const QUEUE_NEXT_POLL_MAX: Duration = Duration::from_secs(30);
+
+/// Items of one partition of a queue.
+pub const QUEUE_ITEMS_MAX: u32 = 5_000;
+
+/// An item of a queue.
+pub const QUEUE_ITEM_BYTES_MAX: usize = 1 << 20;
+
+/// The items of one partition of a queue.
+pub const QUEUE_PARTITION_BYTES_MAX: u64 = 64 << 20;
+
+/// Partitions of one queue that are not empty.
+pub const QUEUE_PARTITIONS_MAX: u32 = 100_000;
+
+/// The key of a partition.
+pub const QUEUE_PARTITION_KEY_BYTES_MAX: usize = 64;
+
+/// How long a partition lives after its last put when the put says nothing, and at most.
+pub const QUEUE_PARTITION_TTL_MAX: Millis = Millis::from_secs(24 * 3_600);
+
+/// Items of a queue in one answer that leaves them there.
+pub const QUEUE_NEXT_ITEMS_MAX: u32 = 100;
+
+/// Bytes of items of a queue in one answer that leaves them there, beyond which no further one is
+/// added.
+pub const QUEUE_NEXT_BYTES_MAX: u64 = 16 << 20;
+
+/// How long items that were sent are kept for a caller that asks again with the same key: longer
+/// than the client goes on trying to reach the server (63 s, modal 1.6.4).
+pub const QUEUE_CLAIM_KEPT: Millis = Millis::from_secs(120);
+
+/// Answers from queues whose fate is known but not written. Beyond that, nothing is taken.
+pub const QUEUE_UNSETTLED_MAX: usize = 4_096;
+
+/// The key of an entry of a dict.
+pub const DICT_KEY_BYTES_MAX: usize = 64 << 10;
+
+/// An entry of a dict, key and value.
+pub const DICT_ENTRY_BYTES_MAX: usize = 96 << 20;
+
+/// Entries that one request writes.
+pub const DICT_UPDATES_MAX: usize = 10_000;
+
+/// Entries of a dict that are counted.
+pub const DICT_COUNTED_MAX: u32 = 100_000;
+
+/// Entries that a stream of a dict's contents reads at once.
+pub const DICT_PAGE_ENTRIES_MAX: u32 = 256;
+
+/// Bytes of entries that a stream of a dict's contents reads at once, beyond which no further
+/// entry is read.
+pub const DICT_PAGE_BYTES_MAX: u64 = 4 << 20;
+
+/// How long an entry of a dict is kept after it was last written or read.
+pub const DICT_ENTRY_KEPT: Millis = Millis::from_secs(7 * 24 * 3_600);
+
+/// A reading of a dict's entry is noted only where the last note is older than this, so that
+/// readings cost no writing.
+pub const DICT_READ_NOTED_EVERY: Millis = Millis::from_secs(3_600);
+
+/// A queue or dict without a name that has not been heard of for so long is forgotten; its client
+/// says every 300 s that it lives (modal 1.6.4).
+pub const OBJECT_HEARTBEAT_MAX: Millis = Millis::from_secs(15 * 60);
+
+/// How long a secret is kept that has neither a name nor an app.
+pub const SECRET_KEPT: Millis = Millis::from_secs(7 * 24 * 3_600);
+
+/// A variable of a secret, name and value: what the kernel takes as one string of a new program's
+/// environment (MAX_ARG_STRLEN), with `=` and the final zero.
+pub const SECRET_VARIABLE_BYTES_MAX: usize = (128 << 10) - 2;
+
+/// All variables of a secret.
+pub const SECRET_BYTES_MAX: usize = 512 << 10;
+
+/// Queues, dicts or secrets in one list.
+pub const OBJECTS_LISTED_MAX: u32 = 100;
+
+/// Rows of what has ended that one sweep removes in one transaction.
+pub const SWEEP_ROWS_MAX: u32 = 1_000;
+
+/// A piece of an answer with a receipt, as it is handed to the transport.
+pub const RECEIPT_PIECE_BYTES_MAX: usize = 64 << 10;
+/// How long a container that has nothing to do any more may take to leave by itself.
+pub const LEAVE_GRACE: Millis = Millis::from_secs(10);
+
+/// A container that was told to end, and should have ended by now, is told again after this.
+pub const TELL_AGAIN: Millis = Millis::from_secs(30);
+
+/// An order that a worker did not take is tried again after this.
+pub const UNDELIVERED_RETRY: Millis = Millis::from_secs(1);
+
+/// How often a report that cannot be written is tried before it is dropped. On a full disk it is
+/// tried until there is room.
+pub const REPORT_TRIES_MAX: u32 = 5;
+
+/// How long a report that could not be written waits for its next try.
+pub const REPORT_RETRY: Duration = Duration::from_millis(500);

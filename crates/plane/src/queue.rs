@@ -1,86 +1,17 @@
 //! The queue: inputs come in, containers take them, outcomes go out. Every change of an input is
 //! `model::call::step` on what is stored, in one transaction.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
-
 use model::call::{Effect, Event, Input, Rules, State, step};
-use model::link::Order;
 use model::output::Outcome;
 use model::{CallId, FunctionId, InputId, Millis, TaskId, Time};
 use store::calls::{self, Call};
 use store::inputs::{self, Carried, OpenInput};
 use store::{Hint, Tx, tasks};
 
+use crate::endings::Kills;
 use crate::functions::rules;
-use crate::limits::{CANCEL_GRACE, STOP_GRACE};
+use crate::limits::STOP_GRACE;
 use crate::{Plane, scheduler};
-
-/// Inputs that containers are asked to give up: by container, with the moment after which the
-/// container is killed for it.
-#[derive(Debug, Default)]
-pub struct Cancels(Mutex<HashMap<TaskId, HashMap<InputId, Wish>>>);
-
-#[derive(Debug, Clone, Copy)]
-struct Wish {
-    told: bool,
-    kill_at: Time,
-}
-
-impl Cancels {
-    fn add(&self, task: &TaskId, input: &InputId, now: Time) {
-        let mut wishes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let wish = Wish { told: false, kill_at: now + CANCEL_GRACE };
-        wishes.entry(task.clone()).or_default().insert(input.clone(), wish);
-    }
-
-    /// Inputs that the container has not been told of yet.
-    pub fn untold(&self, task: &TaskId) -> Vec<InputId> {
-        let mut wishes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(wishes) = wishes.get_mut(task) else { return Vec::new() };
-        let untold = wishes.iter_mut().filter(|(_, wish)| !wish.told);
-        untold
-            .map(|(input, wish)| {
-                wish.told = true;
-                input.clone()
-            })
-            .collect()
-    }
-
-    /// The container has given up an input.
-    pub fn given_up(&self, task: &TaskId, input: &InputId) {
-        let mut wishes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(of_task) = wishes.get_mut(task) {
-            of_task.remove(input);
-            if of_task.is_empty() {
-                wishes.remove(task);
-            }
-        }
-    }
-
-    /// The container is gone.
-    pub fn forget(&self, task: &TaskId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(task);
-    }
-
-    /// Containers that did not give up in time.
-    pub fn overdue(&self, now: Time) -> Vec<TaskId> {
-        let wishes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let late = |wishes: &HashMap<InputId, Wish>| wishes.values().any(|w| w.kill_at <= now);
-        wishes.iter().filter(|(_, w)| late(w)).map(|(task, _)| task.clone()).collect()
-    }
-}
-
-/// Containers to be ended once a transaction is committed.
-#[derive(Debug, Default)]
-pub struct Kills(Vec<(TaskId, Millis)>);
-
-impl Kills {
-    /// Adds one.
-    pub fn add(&mut self, task: TaskId, grace: Millis) {
-        self.0.push((task, grace));
-    }
-}
 
 /// Moves an input on, writes it, and rings for what follows.
 pub async fn apply(
@@ -121,32 +52,6 @@ pub async fn apply(
 }
 
 impl Plane {
-    /// Ends containers: from here on they take no input, and their worker is told.
-    pub async fn end_tasks(&self, kills: Kills) -> Result<(), store::Error> {
-        if kills.0.is_empty() {
-            return Ok(());
-        }
-        let now = self.now();
-        let mut tx = self.store.begin().await?;
-        let mut orders = Vec::new();
-        for (id, grace_ms) in kills.0 {
-            let Some(task) = tasks::get_any(&mut tx, &id).await? else { continue };
-            if task.phase < tasks::Phase::Ended {
-                tasks::advance(&mut tx, &id, tasks::Phase::Draining, now).await?;
-                orders.push((task.worker, Order::Stop { task: id, grace_ms }));
-            }
-        }
-        tx.ring(Hint::Schedule);
-        tx.commit().await?;
-        for (worker, order) in orders {
-            if let Err(error) = self.fleet.order(&worker, order) {
-                // The reconciler of heartbeats tells it again.
-                tracing::warn!(%error, "a container could not be stopped yet");
-            }
-        }
-        Ok(())
-    }
-
     /// Queues inputs of a call; those whose index is there already stay as they are. Answers with
     /// the ids, in the order asked for.
     pub async fn submit(
@@ -172,7 +77,8 @@ impl Plane {
         Ok(ids)
     }
 
-    /// Gives a container up to `most` inputs. None if there are none, or if it may take none.
+    /// Gives a container up to `most` inputs. None if there are none, or if it may take none: it
+    /// never holds more than its function lets one container work on.
     pub async fn claim(
         &self,
         task: &TaskId,
@@ -182,15 +88,21 @@ impl Plane {
         let now = self.now();
         let mut tx = self.store.begin().await?;
         let Some(row) = tasks::get_any(&mut tx, task).await? else { return Ok(Vec::new()) };
-        let spent = row.single_use && row.taken_count > 0;
-        if row.phase != tasks::Phase::Ready || spent || self.is_closing() {
+        if row.phase != tasks::Phase::Ready || row.is_spent() || self.is_closing() {
             return Ok(Vec::new());
         }
-        let most = if row.single_use { 1 } else { most };
         let Some(stored) = self.functions.get(&mut tx, function).await? else {
             return Ok(Vec::new());
         };
         let Some(spec) = &stored.spec else { return Ok(Vec::new()) };
+        let room = match row.single_use {
+            true => 1,
+            false => {
+                spec.concurrency.room()
+                    - inputs::held(&mut tx, task).await?.min(spec.concurrency.room())
+            }
+        };
+        let most = most.min(spec.concurrency.batch_max.max(1)).min(room);
         let mut taken = Vec::new();
         for (open, carried) in inputs::ready(&mut tx, function, now, most).await? {
             let event = Event::Claimed { task: task.clone() };
@@ -330,6 +242,8 @@ pub async fn container_ended(
     now: Time,
 ) -> Result<(), store::Error> {
     plane.cancels.forget(&task.id);
+    plane.ends.forget(&task.id);
+    plane.streamed.forget(&task.id);
     for open in inputs::of_task(tx, &task.id).await? {
         let Some(rules) = plane.rules_of(tx, &open.function).await? else { continue };
         let event = Event::ContainerEnded { end: end.clone() };

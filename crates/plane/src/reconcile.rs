@@ -5,23 +5,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::limits::{HEARTBEAT_MAX, TASK_HEARTBEAT_MAX};
+use model::link::End;
 use model::{Millis, Time};
 use store::apps::{self, App};
 use store::tasks::{self, Phase};
 use store::{Hint, inputs, replays, retention};
 use wire::client::AppState;
 
-use crate::Plane;
+use crate::endings::Kills;
 use crate::limits::{CALL_KEPT, FORGET_EVERY, REPLAY_KEPT, SCAN_EVERY, STOP_GRACE};
-use crate::queue::Kills;
 use crate::scheduler::end_slow_starts;
+use crate::{Plane, expiry};
 
 /// Ends attempts in time: sleeps until the next deadline, runs until the server ends.
 pub async fn run_deadlines(plane: Arc<Plane>) {
     let mut ear = plane.store.hints().listen(Hint::Schedule);
+    let mut looked_at = plane.now();
     while !plane.is_closing() {
-        let next = match deadlines(&plane).await {
-            Ok(next) => next,
+        let now = plane.now();
+        let next = match deadlines(&plane, looked_at).await {
+            Ok(next) => {
+                looked_at = now;
+                next
+            }
             Err(error) => {
                 tracing::error!(%error, "deadlines could not be looked at");
                 None
@@ -36,19 +42,24 @@ pub async fn run_deadlines(plane: Arc<Plane>) {
     }
 }
 
-async fn deadlines(plane: &Plane) -> Result<Option<Time>, store::Error> {
+/// Ends what is late, and wakes whoever waits for inputs whose delay has ended since `looked_at`.
+/// Answers with the next moment at which something is due.
+pub async fn deadlines(plane: &Plane, looked_at: Time) -> Result<Option<Time>, store::Error> {
     plane.end_overdue().await?;
-    let mut kills = Kills::default();
-    for task in plane.cancels.overdue(plane.now()) {
-        kills.add(task, Millis(0));
-    }
-    plane.end_tasks(kills).await?;
     let now = plane.now();
-    let due = inputs::next_due(&mut *plane.store.read().await?, now).await?;
-    if due.is_some_and(|due| due <= now + Millis(5)) {
+    plane.end_late(now).await?;
+    let (due, next) = {
+        let mut db = plane.store.read().await?;
+        let due = inputs::newly_due(&mut db, looked_at, now).await?;
+        (due, inputs::next_due(&mut db, now).await?)
+    };
+    if !due.is_empty() {
         plane.store.hints().ring(&Hint::Schedule);
     }
-    Ok(due)
+    for function in due {
+        plane.store.hints().ring(&Hint::Inputs(function));
+    }
+    Ok([next, plane.cancels.next(), plane.ends.next()].into_iter().flatten().min())
 }
 
 /// Everything that may be a moment late. Runs until the server ends.
@@ -71,7 +82,8 @@ pub async fn run_sweeps(plane: Arc<Plane>) {
     }
 }
 
-async fn sweep(plane: &Plane) -> Result<(), store::Error> {
+/// One look at everything that may be a moment late.
+pub async fn sweep(plane: &Plane) -> Result<(), store::Error> {
     let now = plane.now();
     let live = [AppState::Ephemeral as i32, AppState::Initializing as i32];
     let silent = {
@@ -83,8 +95,11 @@ async fn sweep(plane: &Plane) -> Result<(), store::Error> {
         stop_app(plane, &app, "its client has not been heard of for too long").await?;
     }
     end_slow_starts(plane).await?;
+    // Before the next, which tells the silent ones to end and counts that as a word of theirs.
+    lose_tasks(plane, now).await?;
     end_silent_tasks(plane, now).await?;
-    tell_again(plane, now).await?;
+    plane.expect_leavers(now).await?;
+    expiry::sweep(plane).await?;
     let mut tx = plane.store.begin().await?;
     replays::forget(&mut tx, now - REPLAY_KEPT).await?;
     tx.commit().await
@@ -138,14 +153,15 @@ async fn end_silent_tasks(plane: &Plane, now: Time) -> Result<(), store::Error> 
     plane.end_tasks(kills).await
 }
 
-/// A container that was told to end long ago is told again.
-async fn tell_again(plane: &Plane, now: Time) -> Result<(), store::Error> {
-    let mut kills = Kills::default();
+/// A container whose worker has not been there for so long that its containers would be silent
+/// is lost. Should the worker come back with it, it is told to end it.
+async fn lose_tasks(plane: &Plane, now: Time) -> Result<(), store::Error> {
     for task in tasks::alive(&mut *plane.store.read().await?).await? {
-        let since = now.since(task.heartbeat_at);
-        if task.phase == Phase::Draining && since > Millis(STOP_GRACE.0 + 30_000) {
-            kills.add(task.id, Millis(0));
+        let silent = now.since(task.heartbeat_at) > TASK_HEARTBEAT_MAX;
+        if silent && !plane.fleet.has(&task.worker) {
+            tracing::info!(task = %task.id, worker = %task.worker, "a container's worker is gone");
+            crate::reports::ended(plane, &task.id, End::Lost).await?;
         }
     }
-    plane.end_tasks(kills).await
+    Ok(())
 }

@@ -2,64 +2,121 @@
 
 use std::sync::Arc;
 
-use model::TaskId;
-use model::link::{End, LogLine, Report};
+use model::link::{End, LogLine, Order, Report};
+use model::{Millis, TaskId, WorkerId};
 use store::tasks::{Phase, Task};
 use store::{Hint, Tx, apps, images, logs, tasks};
 use tokio::sync::mpsc;
 
 use crate::Plane;
-use crate::limits::REPORTS_PER_WRITE_MAX;
+use crate::endings::Kills;
+use crate::limits::{REPORT_RETRY, REPORT_TRIES_MAX, REPORTS_PER_WRITE_MAX};
 use crate::queue::container_ended;
 
 /// Takes reports until the worker is gone.
 pub async fn run(plane: Arc<Plane>, mut reports: mpsc::Receiver<Report>) {
     let mut batch = Vec::with_capacity(REPORTS_PER_WRITE_MAX);
     while reports.recv_many(&mut batch, REPORTS_PER_WRITE_MAX).await > 0 {
-        if let Err(error) = write(&plane, &mut batch).await {
-            tracing::error!(%error, "what a worker reported could not be written");
-        }
+        take(&plane, &batch).await;
         batch.clear();
     }
 }
 
-async fn write(plane: &Plane, batch: &mut Vec<Report>) -> Result<(), store::Error> {
+/// Writes reports down. A report is the only word of what happened: one that cannot be written is
+/// tried again, and dropped only when nothing helps.
+pub async fn take(plane: &Plane, batch: &[Report]) {
+    match write(plane, batch).await {
+        Ok(()) => return,
+        Err(error) => tracing::warn!(%error, "reports could not be written: each is tried alone"),
+    }
+    for report in batch {
+        let mut tries = 0;
+        while let Err(error) = write(plane, std::slice::from_ref(report)).await {
+            tries += 1;
+            let full = matches!(error, store::Error::Full);
+            if !full && tries >= REPORT_TRIES_MAX {
+                tracing::error!(%error, ?report, "what a worker reported could not be written");
+                break;
+            }
+            if tries == 1 {
+                tracing::error!(%error, "a report waits until it can be written");
+            }
+            tokio::time::sleep(REPORT_RETRY).await;
+            if plane.is_closing() {
+                break;
+            }
+        }
+    }
+}
+
+async fn write(plane: &Plane, batch: &[Report]) -> Result<(), store::Error> {
     let mut tx = plane.store.begin().await?;
-    for report in batch.drain(..) {
+    let mut joined = Vec::new();
+    for report in batch {
         match report {
             Report::Joined { worker, capacity, running } => {
                 tracing::debug!(%worker, ?capacity, "a worker joined");
-                forget_lost(plane, &mut tx, &worker, &running).await?;
+                forget_lost(plane, &mut tx, worker, running).await?;
+                joined.push((worker, running));
             }
             Report::Started { task } => {
-                tasks::advance(&mut tx, &task, Phase::Started, plane.now()).await?;
+                tasks::advance(&mut tx, task, Phase::Started, plane.now()).await?;
             }
-            Report::Ended { task, end } => end_task(plane, &mut tx, &task, end).await?,
+            Report::Ended { task, end } => end_task(plane, &mut tx, task, end).await?,
             Report::Log(line) => log(&mut tx, line).await?,
             Report::BuildLog { image, data } => {
-                images::append_log(&mut tx, &image, &data).await?;
-                tx.ring(Hint::Image(image));
+                images::append_log(&mut tx, image, data).await?;
+                tx.ring(Hint::Image(image.clone()));
             }
             Report::Built { image, result } => {
-                images::finish(&mut tx, &image, &result).await?;
-                tx.ring(Hint::Image(image));
+                images::finish(&mut tx, image, result).await?;
+                tx.ring(Hint::Image(image.clone()));
                 tx.ring(Hint::Schedule);
             }
         }
     }
-    tx.commit().await
+    tx.commit().await?;
+    for (worker, running) in joined {
+        plane.fleet.admit(worker);
+        end_unknown(plane, worker, running).await?;
+        plane.store.hints().ring(&Hint::Schedule);
+    }
+    Ok(())
 }
 
-async fn log(tx: &mut Tx<'_>, line: LogLine) -> Result<(), store::Error> {
+/// What a worker runs that should be gone is ended.
+async fn end_unknown(
+    plane: &Plane,
+    worker: &WorkerId,
+    running: &[TaskId],
+) -> Result<(), store::Error> {
+    let mut kills = Kills::default();
+    for id in running {
+        let task = tasks::get_any(&mut *plane.store.read().await?, id).await?;
+        match task.map(|task| task.phase) {
+            Some(Phase::Placed | Phase::Started | Phase::Ready) => {}
+            Some(Phase::Draining) => kills.add(id.clone(), Millis(0)),
+            Some(Phase::Ended) | None => {
+                let order = Order::Stop { task: id.clone(), grace_ms: Millis(0) };
+                if let Err(error) = plane.fleet.order(worker, order) {
+                    tracing::warn!(%error, task = %id, "a lost container could not be stopped");
+                }
+            }
+        }
+    }
+    plane.end_tasks(kills).await
+}
+
+async fn log(tx: &mut Tx<'_>, line: &LogLine) -> Result<(), store::Error> {
     let Some(task) = tasks::get_any(tx, &line.task).await? else { return Ok(()) };
     let entry = logs::Entry {
         seq: 0,
         app: task.app.clone(),
         function: task.function,
-        task: line.task,
+        task: line.task.clone(),
         stream: line.stream.number(),
         at: line.at,
-        data: line.data,
+        data: line.data.clone(),
     };
     logs::append(tx, &entry).await?;
     tx.ring(Hint::Logs(task.app));
@@ -69,7 +126,7 @@ async fn log(tx: &mut Tx<'_>, line: LogLine) -> Result<(), store::Error> {
 /// Writes down that a container is gone.
 pub async fn ended(plane: &Plane, task: &TaskId, end: End) -> Result<(), store::Error> {
     let mut tx = plane.store.begin().await?;
-    end_task(plane, &mut tx, task, end).await?;
+    end_task(plane, &mut tx, task, &end).await?;
     tx.commit().await
 }
 
@@ -77,16 +134,16 @@ async fn end_task(
     plane: &Plane,
     tx: &mut Tx<'_>,
     id: &TaskId,
-    end: End,
+    end: &End,
 ) -> Result<(), store::Error> {
     let now = plane.now();
     let Some(task) = tasks::get_any(tx, id).await? else { return Ok(()) };
-    if !tasks::end(tx, id, &end, now).await? {
+    if !tasks::end(tx, id, end, now).await? {
         return Ok(());
     }
     tracing::debug!(task = %id, app = %task.app, %end, "a container ended");
-    container_ended(plane, tx, &task, &end, now).await?;
-    tell(tx, &task, &end, now).await?;
+    container_ended(plane, tx, &task, end, now).await?;
+    tell(tx, &task, end, now).await?;
     apps::finish_logs(tx, &task.app).await?;
     tx.ring(Hint::Inputs(task.function.clone()));
     tx.ring(Hint::Logs(task.app));
@@ -122,12 +179,12 @@ async fn tell(
 async fn forget_lost(
     plane: &Plane,
     tx: &mut Tx<'_>,
-    worker: &model::WorkerId,
+    worker: &WorkerId,
     running: &[TaskId],
 ) -> Result<(), store::Error> {
     for task in tasks::alive(tx).await? {
         if task.worker == *worker && !running.contains(&task.id) {
-            end_task(plane, tx, &task.id, End::Lost).await?;
+            end_task(plane, tx, &task.id, &End::Lost).await?;
         }
     }
     let builds = images::rewind_builds(tx).await?;

@@ -10,15 +10,15 @@ use model::output::{Outcome, Status};
 use model::placement::{Unplaceable, place};
 use model::resources::Reservation;
 use model::spec::FunctionSpec;
-use model::{FunctionId, TaskId, WorkerId};
+use model::{FunctionId, Millis, TaskId, WorkerId};
 use store::functions::Function;
 use store::tasks::{Phase, Task};
-use store::{Hint, functions, inputs, tasks};
+use store::{Hint, Tx, functions, inputs, tasks};
 
 use crate::Plane;
 use crate::api::start::task_spec;
-use crate::limits::{SCAN_EVERY, STOP_GRACE};
-use crate::queue::Kills;
+use crate::endings::Kills;
+use crate::limits::SCAN_EVERY;
 
 /// Starts that failed in a row, by function, with how the last one ended.
 #[derive(Debug, Default)]
@@ -67,18 +67,34 @@ pub async fn run(plane: Arc<Plane>) {
     }
 }
 
-async fn tick(plane: &Arc<Plane>) -> Result<(), store::Error> {
+/// Looks at every function that may need a container. Those with inputs come first; where there is
+/// no room for all of theirs, nothing is started to be kept ready.
+pub async fn tick(plane: &Arc<Plane>) -> Result<(), store::Error> {
     let active = functions::active(&mut *plane.store.read().await?).await?;
+    let mut spares = Vec::new();
+    let mut full = false;
     for id in active {
         let function = {
             let mut db = plane.store.read().await?;
             plane.functions.get(&mut db, &id).await?
         };
         let Some(function) = function else { continue };
-        let Some(spec) = &function.spec else { continue };
-        if let Err(error) = scale(plane, &function, spec).await {
-            tracing::error!(function = %function.id, %error, "a function could not be scaled");
+        match look(plane, &function).await {
+            Ok(Some(demand)) if demand.queued > 0 => {
+                full |= scale(plane, &function, &demand).await == Some(Started::Full);
+            }
+            Ok(Some(demand)) => spares.push((function, demand)),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::error!(function = %id, %error, "a function could not be looked at");
+            }
         }
+    }
+    for (function, demand) in spares {
+        if full {
+            break;
+        }
+        full |= scale(plane, &function, &demand).await == Some(Started::Full);
     }
     Ok(())
 }
@@ -87,33 +103,28 @@ fn demand(tasks: &[Task], queued: u32, running: u32, failures: u32) -> Demand {
     let count = |wanted: &dyn Fn(&Task) -> bool| {
         u32::try_from(tasks.iter().filter(|task| wanted(task)).count()).unwrap_or(u32::MAX)
     };
-    let spent = |task: &Task| task.single_use && task.taken_count > 0;
     Demand {
         queued,
         running,
         starting: count(&|task| task.phase < Phase::Ready),
-        ready: count(&|task| task.phase == Phase::Ready && !spent(task)),
-        spent: count(&|task| task.phase == Phase::Draining || spent(task)),
+        ready: count(&|task| task.phase == Phase::Ready && !task.is_spent()),
+        spent: count(&|task| task.phase == Phase::Draining || task.is_spent()),
         start_failures: failures,
     }
 }
 
-async fn scale(
-    plane: &Arc<Plane>,
-    function: &Function,
-    spec: &FunctionSpec,
-) -> Result<(), store::Error> {
-    let now = plane.now();
+/// What a function needs; nothing where its app has ended, or where what waits has just failed.
+async fn look(plane: &Plane, function: &Function) -> Result<Option<Demand>, store::Error> {
     let (alive, queued, running, stopped) = {
         let mut db = plane.store.read().await?;
         let alive = tasks::alive_of_function(&mut db, &function.id).await?;
-        let (queued, running) = inputs::counts(&mut db, &function.id, now).await?;
+        let (queued, running) = inputs::counts(&mut db, &function.id, plane.now()).await?;
         let scope = store::Scope { workspace: function.workspace.clone() };
         let app = store::apps::get(&mut db, &scope, &function.app).await?;
         (alive, queued, running, app.is_none_or(|app| app.stopped_at.is_some()))
     };
     if stopped {
-        return Ok(());
+        return Ok(None);
     }
     let (failures, last) = plane.failures.of(&function.id);
     if failures >= START_FAILURES_MAX && queued > 0 {
@@ -122,44 +133,79 @@ async fn scale(
              the last time {last}"
         );
         let outcome = Outcome::without_data(Status::InitFailure, text);
-        return plane.fail_queued(&function.id, &outcome).await;
+        plane.fail_queued(&function.id, &outcome).await?;
+        return Ok(None);
     }
-    let demand = demand(&alive, queued, running, failures);
-    for _ in 0..starts(&demand, &spec.scaling, &spec.concurrency, spec.single_use) {
-        if !start(plane, function, spec).await? {
+    Ok(Some(demand(&alive, queued, running, failures)))
+}
+
+/// What became of a wish for a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Started {
+    /// It is started.
+    Yes,
+    /// It could not be started now.
+    No,
+    /// There is no room now.
+    Full,
+}
+
+/// Starts what a function needs. Says how the last start went, if there was one.
+async fn scale(plane: &Arc<Plane>, function: &Function, demand: &Demand) -> Option<Started> {
+    let spec = function.spec.as_ref()?;
+    let mut last = None;
+    for _ in 0..starts(demand, &spec.scaling, &spec.concurrency, spec.single_use) {
+        match start(plane, function, spec, demand.queued > 0).await {
+            Ok(started) => last = Some(started),
+            Err(error) => {
+                tracing::error!(function = %function.id, %error, "a container was not started");
+                last = Some(Started::No);
+            }
+        }
+        if last != Some(Started::Yes) {
             break;
         }
     }
-    Ok(())
+    last
 }
 
-/// Places and starts one container. `false` if there is no room now.
+/// Places and starts one container. `urgent`: inputs wait for it, so that idle ones make room.
 async fn start(
     plane: &Arc<Plane>,
     function: &Function,
     spec: &FunctionSpec,
-) -> Result<bool, store::Error> {
+    urgent: bool,
+) -> Result<Started, store::Error> {
     let now = plane.now();
     let wish = spec.resources.reservation();
     let worker = {
         let alive = tasks::alive(&mut *plane.store.read().await?).await?;
         match place(&plane.fleet.views(&reserved(&alive)), &wish) {
             Ok(worker) => worker,
-            Err(Unplaceable::NoWorker) => return Ok(false),
+            Err(Unplaceable::NoWorker) => return Ok(Started::No),
             Err(Unplaceable::Full) => {
-                make_room(plane, &alive).await?;
-                return Ok(false);
+                if urgent {
+                    plane.make_room(&alive, &wish).await?;
+                }
+                return Ok(Started::Full);
+            }
+            // The one that is large enough cannot take orders just now.
+            Err(Unplaceable::TooLarge(_)) if plane.fleet.largest().holds(&wish) => {
+                return Ok(Started::No);
             }
             Err(error @ Unplaceable::TooLarge(_)) => {
                 let outcome = Outcome::without_data(Status::InitFailure, error.to_string());
                 plane.fail_queued(&function.id, &outcome).await?;
-                return Ok(false);
+                return Ok(Started::No);
             }
         }
     };
     let id = TaskId::new(plane.bits());
     let prepared = task_spec(plane, function, spec, &id).await;
     let mut tx = plane.store.begin().await?;
+    if !is_current(&mut tx, function).await? {
+        return Ok(Started::No);
+    }
     let task = Task {
         id: id.clone(),
         workspace: function.workspace.clone(),
@@ -179,46 +225,49 @@ async fn start(
     };
     tasks::insert(&mut tx, &task).await?;
     tx.commit().await?;
-    let reason = match prepared {
-        Ok(spec) => match plane.fleet.order(&worker, Order::Start(Box::new(spec))) {
-            Ok(()) => return Ok(true),
-            Err(error) => error.to_string(),
-        },
-        Err(refusal) => refusal.to_string(),
-    };
-    crate::reports::ended(plane, &id, End::NotStarted { reason }).await?;
-    Ok(false)
+    match prepared {
+        Ok(spec) => hand_over(plane, &task, spec).await,
+        Err(refusal) => {
+            let end = End::NotStarted { reason: refusal.to_string() };
+            crate::reports::ended(plane, &id, end).await?;
+            Ok(Started::No)
+        }
+    }
 }
 
-/// Sends the container home that has been idle for longest and is not kept: another function has
-/// inputs and no room. One at a time; the next look may send another.
-async fn make_room(plane: &Plane, alive: &[Task]) -> Result<(), store::Error> {
-    if alive.iter().any(|task| task.phase == Phase::Draining) {
-        return Ok(());
+/// Whether the function is still as it was when it was looked at, and its app lives. Whoever
+/// changes either ends the containers that he finds in the same transaction: so a container is
+/// ended, or never made.
+async fn is_current(tx: &mut Tx<'_>, function: &Function) -> Result<bool, store::Error> {
+    let scope = store::Scope { workspace: function.workspace.clone() };
+    let app = store::apps::get(tx, &scope, &function.app).await?;
+    if app.is_none_or(|app| app.stopped_at.is_some()) {
+        return Ok(false);
     }
-    let mut idle: Option<&Task> = None;
-    let mut db = plane.store.read().await?;
-    for task in alive.iter().filter(|task| task.phase == Phase::Ready) {
-        let function = plane.functions.get(&mut db, &task.function).await?;
-        let Some(spec) = function.as_ref().and_then(|function| function.spec.as_ref()) else {
-            continue;
-        };
-        let of_function = alive.iter().filter(|other| other.function == task.function).count();
-        if of_function <= spec.scaling.min_containers as usize
-            || idle.is_some_and(|idle| idle.ready_at <= task.ready_at)
-            || !inputs::of_task(&mut db, &task.id).await?.is_empty()
-            || inputs::counts(&mut db, &task.function, plane.now()).await?.0 > 0
-        {
-            continue;
-        }
-        idle = Some(task);
+    let now = functions::get_any(tx, &function.id).await?;
+    Ok(now.is_some_and(|now| now.spec == function.spec && now.definition == function.definition))
+}
+
+/// Tells the worker of a task to start it.
+async fn hand_over(
+    plane: &Arc<Plane>,
+    task: &Task,
+    spec: model::spec::TaskSpec,
+) -> Result<Started, store::Error> {
+    if let Err(error) = plane.fleet.order(&task.worker, Order::Start(Box::new(spec))) {
+        // Its worker's fault, not the function's: no failed start.
+        tracing::warn!(%error, task = %task.id, "a container could not be started");
+        crate::reports::ended(plane, &task.id, End::Lost).await?;
+        return Ok(Started::No);
     }
-    drop(db);
-    let Some(task) = idle else { return Ok(()) };
-    tracing::debug!(task = %task.id, "an idle container makes room");
-    let mut kills = Kills::default();
-    kills.add(task.id.clone(), STOP_GRACE);
-    plane.end_tasks(kills).await
+    let row = tasks::get_any(&mut *plane.store.read().await?, &task.id).await?;
+    if row.is_some_and(|row| row.phase == Phase::Draining) {
+        // It was ended before its start was ordered: the worker knew nothing of it then.
+        let mut kills = Kills::default();
+        kills.add(task.id.clone(), Millis(0));
+        plane.end_tasks(kills).await?;
+    }
+    Ok(Started::Yes)
 }
 
 fn reserved(alive: &[Task]) -> HashMap<WorkerId, Reservation> {
@@ -250,7 +299,7 @@ pub async fn end_slow_starts(plane: &Plane) -> Result<(), store::Error> {
                 spec.startup_timeout_ms.0 / 1_000
             );
             plane.failures.count(&task.function, &End::NotStarted { reason });
-            kills.add(task.id, model::Millis(0));
+            kills.add(task.id, Millis(0));
         }
     }
     drop(db);

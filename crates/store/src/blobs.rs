@@ -82,9 +82,9 @@ pub async fn complete(db: &mut Db, id: &BlobId, sha256: &str) -> Result<()> {
     Ok(())
 }
 
-/// Bytes of all blobs that a container announced.
-pub async fn bytes_of_task(db: &mut Db, task: &TaskId) -> Result<u64> {
-    let sql = "SELECT coalesce(sum(size_bytes), 0) AS bytes FROM blobs WHERE task_id = $1";
-    let row = sqlx::query(sql).bind(task.as_str()).fetch_one(db).await?;
+/// Bytes of all blobs that a container announced; each counts for `least` at least.
+pub async fn bytes_of_task(db: &mut Db, task: &TaskId, least: u64) -> Result<u64> {
+    let sql = "SELECT coalesce(sum(max(size_bytes, $2)), 0) AS bytes FROM blobs WHERE task_id = $1";
+    let row = sqlx::query(sql).bind(task.as_str()).bind(int(least)).fetch_one(db).await?;
     number(&row, "bytes")
 }

@@ -142,6 +142,28 @@ pub async fn ready(
         .collect()
 }
 
+/// Whether a function has an input that a container may take now.
+pub async fn waits(db: &mut Db, function: &FunctionId, now: Time) -> Result<bool> {
+    let sql = "SELECT 1 FROM inputs WHERE function_id = $1 AND state = 0 AND not_before <= $2 \
+               LIMIT 1";
+    let row = sqlx::query(sql).bind(function.as_str()).bind(int(now.0)).fetch_optional(db).await?;
+    Ok(row.is_some())
+}
+
+/// The number of inputs that a container holds.
+pub async fn held(db: &mut Db, task: &TaskId) -> Result<u32> {
+    let sql = "SELECT count(*) AS held FROM inputs WHERE task_id = $1 AND state = 1";
+    count(&sqlx::query(sql).bind(task.as_str()).fetch_one(db).await?, "held")
+}
+
+/// Functions with an input whose delay ended after `since`, and not after `now`.
+pub async fn newly_due(db: &mut Db, since: Time, now: Time) -> Result<Vec<FunctionId>> {
+    let sql = "SELECT DISTINCT function_id AS id FROM inputs WHERE state = 0 \
+               AND not_before > $1 AND not_before <= $2";
+    let rows = sqlx::query(sql).bind(int(since.0)).bind(int(now.0)).fetch_all(db).await?;
+    rows.iter().map(|row| id(row, "id", FunctionId::parse)).collect()
+}
+
 /// Inputs that a container holds.
 pub async fn of_task(db: &mut Db, task: &TaskId) -> Result<Vec<OpenInput>> {
     let sql = "SELECT * FROM inputs WHERE task_id = $1 AND state = 1";
@@ -153,6 +175,13 @@ pub async fn of_task(db: &mut Db, task: &TaskId) -> Result<Vec<OpenInput>> {
 pub async fn open_of_call(db: &mut Db, call: &CallId) -> Result<Vec<OpenInput>> {
     let sql = "SELECT * FROM inputs WHERE call_id = $1 AND state < 2";
     let rows = sqlx::query(sql).bind(call.as_str()).fetch_all(db).await?;
+    rows.iter().map(read_open).collect()
+}
+
+/// Inputs of a function that are not done.
+pub async fn open_of_function(db: &mut Db, function: &FunctionId) -> Result<Vec<OpenInput>> {
+    let sql = "SELECT * FROM inputs WHERE function_id = $1 AND state < 2";
+    let rows = sqlx::query(sql).bind(function.as_str()).fetch_all(db).await?;
     rows.iter().map(read_open).collect()
 }
 

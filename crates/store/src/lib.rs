@@ -6,6 +6,7 @@
 pub mod apps;
 pub mod blobs;
 pub mod calls;
+pub mod dicts;
 pub mod environments;
 pub mod functions;
 pub mod hints;
@@ -13,6 +14,7 @@ pub mod images;
 pub mod inputs;
 pub mod logs;
 pub mod mounts;
+pub mod queues;
 pub mod replays;
 pub mod retention;
 pub mod secrets;
@@ -38,8 +40,10 @@ pub use hints::{Ear, Hint, Hints};
 pub type Db = SqliteConnection;
 
 /// Every migration, in order. What was released never changes; new ones are added at the end.
-const MIGRATIONS: &[(i64, &str, &str)] =
-    &[(1, "base", include_str!("../migrations/0001_base.sql"))];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "base", include_str!("../migrations/0001_base.sql")),
+    (2, "objects", include_str!("../migrations/0002_objects.sql")),
+];
 
 fn migrator() -> Migrator {
     let migration = |&(version, name, sql): &(i64, &'static str, &'static str)| {

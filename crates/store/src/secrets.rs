@@ -95,13 +95,25 @@ pub async fn by_name(
     row.as_ref().map(read).transpose()
 }
 
-/// Named secrets of an environment.
-pub async fn list(db: &mut Db, scope: &Scope, environment: &EnvironmentId) -> Result<Vec<Secret>> {
+/// Named secrets of an environment that were made before `before`, newest first: `most` of them,
+/// and those that were made in the same moment as the last, so that a next page can begin there.
+pub async fn list(
+    db: &mut Db,
+    scope: &Scope,
+    environment: &EnvironmentId,
+    before: Time,
+    most: u32,
+) -> Result<Vec<Secret>> {
     let sql = "SELECT * FROM secrets WHERE workspace_id = $1 AND environment_id = $2 \
-               AND name IS NOT NULL ORDER BY name";
+               AND name IS NOT NULL AND created_at < $3 AND created_at >= coalesce((SELECT \
+               created_at FROM secrets WHERE workspace_id = $1 AND environment_id = $2 AND name \
+               IS NOT NULL AND created_at < $3 ORDER BY created_at DESC LIMIT 1 OFFSET $4), 0) \
+               ORDER BY created_at DESC, name";
     let rows = sqlx::query(sql)
         .bind(scope.workspace.as_str())
         .bind(environment.as_str())
+        .bind(int(before.0))
+        .bind(most.saturating_sub(1))
         .fetch_all(db)
         .await?;
     rows.iter().map(read).collect()
@@ -131,4 +143,17 @@ pub async fn delete(db: &mut Db, scope: &Scope, id: &SecretId) -> Result<bool> {
         .execute(db)
         .await?;
     Ok(done.rows_affected() == 1)
+}
+
+/// Secrets from before `before` with neither a name nor an app: those of sandboxes and of scripts.
+pub async fn unowned(db: &mut Db, before: Time) -> Result<Vec<SecretId>> {
+    let sql = "SELECT id FROM secrets WHERE name IS NULL AND app_id IS NULL AND created_at < $1";
+    let rows = sqlx::query(sql).bind(int(before.0)).fetch_all(db).await?;
+    rows.iter().map(|row| id(row, "id", SecretId::parse)).collect()
+}
+
+/// Forgets a secret that nobody can want any more.
+pub async fn forget(db: &mut Db, id: &SecretId) -> Result<()> {
+    sqlx::query("DELETE FROM secrets WHERE id = $1").bind(id.as_str()).execute(db).await?;
+    Ok(())
 }

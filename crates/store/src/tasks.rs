@@ -71,6 +71,13 @@ pub struct Task {
     pub end: Option<End>,
 }
 
+impl Task {
+    /// Whether it has taken the only input that it may take.
+    pub fn is_spent(&self) -> bool {
+        self.single_use && self.taken_count > 0
+    }
+}
+
 fn read(row: &SqliteRow) -> Result<Task> {
     let end: Option<String> = row.try_get("ending")?;
     Ok(Task {
@@ -159,6 +166,22 @@ pub async fn alive_of_app(db: &mut Db, app: &AppId) -> Result<Vec<Task>> {
 pub async fn alive(db: &mut Db) -> Result<Vec<Task>> {
     let rows = sqlx::query("SELECT * FROM tasks WHERE state < 4").fetch_all(db).await?;
     rows.iter().map(read).collect()
+}
+
+/// Living tasks with nothing to do any more: they take no input, and hold none.
+pub async fn leaving(db: &mut Db) -> Result<Vec<TaskId>> {
+    let sql = "SELECT id FROM tasks WHERE state < 4 AND (state = 3 OR (single_use AND \
+               taken_count > 0)) AND NOT EXISTS (SELECT 1 FROM inputs WHERE \
+               inputs.task_id = tasks.id AND inputs.state = 1)";
+    let rows = sqlx::query(sql).fetch_all(db).await?;
+    rows.iter().map(|row| id(row, "id", TaskId::parse)).collect()
+}
+
+/// Living tasks of a function take no input from now on: what they run is outdated.
+pub async fn retire(db: &mut Db, function: &FunctionId, now: Time) -> Result<u64> {
+    let sql = "UPDATE tasks SET state = 3, heartbeat_at = $2 WHERE function_id = $1 AND state < 3";
+    let done = sqlx::query(sql).bind(function.as_str()).bind(int(now.0)).execute(db).await?;
+    Ok(done.rows_affected())
 }
 
 /// Moves a task forward in its life; never back.

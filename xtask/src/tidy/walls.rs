@@ -20,7 +20,7 @@ const WALLS: &[(&str, &[&str])] = &[
         "palisade",
         &["model", "wire", "blobs", "store", "jail", "images", "plane", "worker", "gateway"],
     ),
-    ("sim", &["model", "wire", "store", "plane"]),
+    ("sim", &["model", "wire", "blobs", "store", "plane"]),
     ("xtask", &[]),
 ];
 

@@ -216,6 +216,7 @@ async fn start(serve: &Serve, data: &Data, address: std::net::SocketAddr) -> Res
     let agent = tokio::spawn(worker::agent::run(worker.clone(), orders));
     work.spawn(plane::scheduler::run(plane.clone()));
     work.spawn(plane::builder::run(plane.clone()));
+    work.spawn(plane::claims::run(plane.clone()));
     work.spawn(plane::reconcile::run_deadlines(plane.clone()));
     work.spawn(plane::reconcile::run_sweeps(plane.clone()));
     Ok(Server { plane, worker, networks, worker_id, tables, work, agent })
@@ -258,5 +259,9 @@ async fn stop(server: Server) {
     // The last holder of the way for reports: once it is gone, all are written.
     drop(worker);
     while work.join_next().await.is_some() {}
+    // Answers from queues have left while connections were ending, or have not.
+    if let Err(error) = plane.settle().await {
+        tracing::error!(%error, "items of queues could not be settled");
+    }
     plane.store.close().await;
 }

@@ -9,7 +9,7 @@ use wire::client as pb;
 
 use super::gate::{Cx, Known};
 use super::refusal::Refusal;
-use crate::limits::TASK_PAYLOADS_MAX;
+use crate::limits::{BLOB_BYTES_MIN, TASK_PAYLOADS_MAX};
 
 /// The URL at which the caller reaches a blob: a container finds it on its own loopback, since it
 /// may have no other network.
@@ -48,8 +48,10 @@ pub(super) async fn create(
     let mut tx = cx.plane.store.begin().await?;
     let task = cx.caller.task().map(|task| task.id.clone());
     if let Some(task) = &task {
-        let kept = blobs::bytes_of_task(&mut tx, task).await?;
-        if kept.saturating_add(size_bytes) > most.saturating_mul(TASK_PAYLOADS_MAX) {
+        let kept = blobs::bytes_of_task(&mut tx, task, BLOB_BYTES_MIN).await?;
+        if kept.saturating_add(size_bytes.max(BLOB_BYTES_MIN))
+            > most.saturating_mul(TASK_PAYLOADS_MAX)
+        {
             let text = format!("this container has sent {kept} bytes already, which is its limit");
             return Err(Refusal::Exhausted(text));
         }

@@ -53,6 +53,18 @@ async fn check_blobs(
     Ok(())
 }
 
+/// A call takes no inputs once it is cancelled, or its app has ended: nobody would ever run them.
+async fn check_open(cx: &Cx<Member>, tx: &mut Tx<'_>, call: &Call) -> Result<(), Refusal> {
+    if call.cancelled_at.is_some() {
+        return Err(Refusal::Conflict(format!("call `{}` was cancelled", call.id)));
+    }
+    let app = apps::get(tx, cx.scope(), &call.app).await?;
+    if app.is_none_or(|app| app.stopped_at.is_some()) {
+        return Err(Refusal::Conflict(format!("app `{}` has ended: start it again", call.app)));
+    }
+    Ok(())
+}
+
 async fn check_room(
     cx: &Cx<Member>,
     tx: &mut Tx<'_>,
@@ -89,13 +101,13 @@ async fn call_of(
     if let Some(key) = cx.replay_key()
         && let Some(call) = calls::by_key(tx, cx.scope(), key).await?
     {
+        if call.function != function.id {
+            let text = "the idempotency key was used for a call of another function";
+            return Err(Refusal::Conflict(text.into()));
+        }
         return Ok(call);
     }
     let app: AppId = function.app;
-    let alive = apps::get(tx, cx.scope(), &app).await?.is_some_and(|app| app.stopped_at.is_none());
-    if !alive {
-        return Err(Refusal::Conflict(format!("app `{app}` has ended: start it again")));
-    }
     let call = Call {
         id: CallId::new(cx.plane.bits()),
         workspace: cx.scope().workspace.clone(),
@@ -121,6 +133,8 @@ pub(super) async fn map(
     let indexes: Vec<u32> = wanted.iter().map(|(index, _)| *index).collect();
     let mut tx = cx.plane.store.begin().await?;
     let call = call_of(&cx, &mut tx, &req).await?;
+    check_open(&cx, &mut tx, &call).await?;
+    check_room(&cx, &mut tx, &call.function, wanted.len()).await?;
     check_blobs(&cx, &mut tx, &wanted).await?;
     let ids = match wanted.is_empty() {
         true => Vec::new(),
@@ -153,9 +167,7 @@ pub(super) async fn put_inputs(
     let indexes: Vec<u32> = wanted.iter().map(|(index, _)| *index).collect();
     let mut tx = cx.plane.store.begin().await?;
     let call = find(&cx, &mut tx, &req.function_call_id).await?;
-    if call.cancelled_at.is_some() {
-        return Err(Refusal::Conflict(format!("call `{}` was cancelled", call.id)));
-    }
+    check_open(&cx, &mut tx, &call).await?;
     check_room(&cx, &mut tx, &call.function, wanted.len()).await?;
     check_blobs(&cx, &mut tx, &wanted).await?;
     let ids = cx.plane.submit(&mut tx, &call, wanted, cx.now()).await?;

@@ -14,7 +14,9 @@ use super::gate::{Cx, Known, Member, Task};
 use super::outcome::is_pickle_free;
 use super::refusal::Refusal;
 use crate::Plane;
-use crate::limits::{POLL_MAX, SCAN_EVERY};
+use crate::limits::{
+    CHUNK_BYTES_MIN, CHUNKS_PER_REQUEST_MAX, POLL_MAX, SCAN_EVERY, TASK_PAYLOADS_MAX,
+};
 
 /// Chunks in one look at the store.
 const CHUNKS_PER_LOOK: u32 = 64;
@@ -34,6 +36,10 @@ pub(super) async fn put_out(
         Some(CallInfo::FunctionCallId(id)) => call_id(Some(id))?,
         Some(CallInfo::AttemptToken(_)) | None => call_id(None)?,
     };
+    if req.data_chunks.len() > CHUNKS_PER_REQUEST_MAX {
+        let text = format!("more than {CHUNKS_PER_REQUEST_MAX} chunks in one request");
+        return Err(Refusal::Exhausted(text));
+    }
     if restricts_output(&cx).await?
         && !req.data_chunks.iter().all(|chunk| is_pickle_free(chunk.data_format))
     {
@@ -44,6 +50,7 @@ pub(super) async fn put_out(
     if !inputs::task_has_call(&mut tx, &cx.caller.id, &id).await? {
         return Err(Refusal::not_found("function call", &id));
     }
+    charge(&cx, &req.data_chunks)?;
     for chunk in req.data_chunks {
         let data = match chunk.data_oneof {
             Some(pb::data_chunk::DataOneof::Data(bytes)) => Payload::Inline(bytes),
@@ -58,6 +65,21 @@ pub(super) async fn put_out(
     tx.ring(Hint::Data(id));
     tx.commit().await?;
     Ok(())
+}
+
+/// Counts chunks towards what the container may stream: as much as it may keep in blobs.
+fn charge(cx: &Cx<Task>, chunks: &[pb::DataChunk]) -> Result<(), Refusal> {
+    let inline = |chunk: &pb::DataChunk| match &chunk.data_oneof {
+        Some(pb::data_chunk::DataOneof::Data(bytes)) => bytes.len() as u64,
+        Some(pb::data_chunk::DataOneof::DataBlobId(_)) | None => 0,
+    };
+    let bytes = chunks.iter().map(|chunk| inline(chunk).max(CHUNK_BYTES_MIN)).sum();
+    let most = cx.plane.config.payload_bytes_max.saturating_mul(TASK_PAYLOADS_MAX);
+    if cx.plane.streamed.add(&cx.caller.id, bytes, most) {
+        return Ok(());
+    }
+    let text = format!("this container has streamed all of the {most} bytes that it may");
+    Err(Refusal::Exhausted(text))
 }
 
 /// A blob that this container made itself.

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use model::autoscale::keeps;
 use model::output::Payload;
 use model::{FunctionId, InputId, Millis};
 use store::calls;
@@ -15,7 +14,8 @@ use super::chunks::own_blob;
 use super::gate::{Cx, Task};
 use super::outcome::{function_input, outcome, without_pickles};
 use super::refusal::Refusal;
-use crate::limits::{HEARTBEAT_POLL, SCAN_EVERY};
+use crate::limits::{BATCH_LINGER_MAX, HEARTBEAT_POLL, OUTPUTS_PER_REQUEST_MAX, SCAN_EVERY};
+use crate::work::Work;
 
 /// The container's program runs: from here on it can take inputs.
 pub(super) async fn hello(cx: Cx<Task>, (): ()) -> Result<(), Refusal> {
@@ -74,22 +74,15 @@ pub(super) async fn get_inputs(
     let mut ear = cx.plane.store.hints().listen(Hint::Inputs(function.clone()));
     let began = cx.now();
     loop {
-        let (task, waiting) = {
-            let mut db = cx.plane.store.read().await?;
-            let task = tasks::get_any(&mut db, &cx.caller.id).await?;
-            (task, !inputs::ready(&mut db, &function, cx.now(), 1).await?.is_empty())
-        };
-        let Some(task) = task else { return Ok(kill_switch()) };
-        if task.phase > Phase::Ready || (task.single_use && task.taken_count > 0) {
-            return Ok(kill_switch());
-        }
-        if waiting {
-            let taken = take(&cx, &function, req.batch_max_size, req.batch_linger_ms).await?;
-            if !taken.is_empty() {
-                return items(&cx, taken).await;
+        match cx.plane.work(&cx.caller.id, &function, began).await? {
+            Work::GoHome => return Ok(kill_switch()),
+            Work::Nothing => {}
+            Work::Waits => {
+                let taken = take(&cx, &function, req.batch_max_size, req.batch_linger_ms).await?;
+                if !taken.is_empty() {
+                    return items(&cx, taken).await;
+                }
             }
-        } else if leaves(&cx, &task, began).await? {
-            return Ok(kill_switch());
         }
         tokio::select! {
             () = ear.wait(SCAN_EVERY) => {}
@@ -110,17 +103,21 @@ async fn take(
 ) -> Result<Vec<(OpenInput, Carried)>, Refusal> {
     let most = batch_max.clamp(1, crate::limits::BATCH_MAX);
     if most > 1 && linger_ms > 0 {
-        let until = tokio::time::Instant::now() + Duration::from_millis(linger_ms);
+        let linger = Duration::from_millis(linger_ms).min(BATCH_LINGER_MAX);
+        let until = tokio::time::Instant::now() + linger;
         let mut ear = cx.plane.store.hints().listen(Hint::Inputs(function.clone()));
         loop {
             let mut db = cx.plane.store.read().await?;
             let ready = inputs::ready(&mut db, function, cx.now(), most).await?.len();
             drop(db);
             let left = until.saturating_duration_since(tokio::time::Instant::now());
-            if ready >= most as usize || left.is_zero() {
+            if ready >= most as usize || left.is_zero() || cx.plane.is_closing() {
                 break;
             }
-            ear.wait(left).await;
+            tokio::select! {
+                () = ear.wait(left) => {}
+                () = cx.plane.closed() => {}
+            }
         }
     }
     Ok(cx.plane.claim(&cx.caller.id, function, most).await?)
@@ -147,42 +144,15 @@ async fn items(
     Ok(pb::FunctionGetInputsResponse { inputs: items, ..Default::default() })
 }
 
-/// Whether an idle container goes home now: its window is over and it is not kept. It is marked in
-/// the same transaction that counts, so that not all go at once.
-async fn leaves(cx: &Cx<Task>, task: &tasks::Task, began: model::Time) -> Result<bool, Refusal> {
-    let now = cx.now();
-    let mut tx = cx.plane.store.begin().await?;
-    let stored = cx.plane.functions.get(&mut tx, &cx.caller.function).await?;
-    let Some(spec) = stored.as_ref().and_then(|function| function.spec.as_ref()) else {
-        return Ok(true);
-    };
-    if now.since(began) < spec.scaling.scaledown_window_ms {
-        return Ok(false);
-    }
-    if !inputs::of_task(&mut tx, &task.id).await?.is_empty() {
-        return Ok(false);
-    }
-    let alive = tasks::alive_of_function(&mut tx, &cx.caller.function).await?;
-    let mut ready = 0;
-    let mut busy = 0;
-    for other in alive.iter().filter(|other| other.phase == Phase::Ready) {
-        ready += 1;
-        busy += u32::from(!inputs::of_task(&mut tx, &other.id).await?.is_empty());
-    }
-    if keeps(ready, busy, &spec.scaling) {
-        return Ok(false);
-    }
-    tasks::advance(&mut tx, &task.id, Phase::Draining, now).await?;
-    tx.ring(Hint::Schedule);
-    tx.commit().await?;
-    Ok(true)
-}
-
 /// Takes the container's answers. Those to inputs that it does not hold change nothing.
 pub(super) async fn put_outputs(
     cx: Cx<Task>,
     req: pb::FunctionPutOutputsRequest,
 ) -> Result<(), Refusal> {
+    if req.outputs.len() > OUTPUTS_PER_REQUEST_MAX {
+        let text = format!("more than {OUTPUTS_PER_REQUEST_MAX} outputs in one request");
+        return Err(Refusal::Exhausted(text));
+    }
     let restricted_output = restricts_output(&cx).await?;
     let mut answers = Vec::with_capacity(req.outputs.len());
     for output in req.outputs {
@@ -230,7 +200,7 @@ pub(super) async fn task_result(cx: Cx<Task>, req: pb::TaskResultRequest) -> Res
     if task.is_some_and(|task| task.taken_count == 0) {
         cx.plane.fail_queued(&cx.caller.function, &outcome).await?;
     }
-    let mut kills = crate::queue::Kills::default();
+    let mut kills = crate::endings::Kills::default();
     kills.add(cx.caller.id.clone(), Millis(5_000));
     cx.plane.end_tasks(kills).await?;
     Ok(())

@@ -141,6 +141,8 @@ pub(super) async fn create(
     check_parts(&cx, &mut tx, &spec).await?;
     let name = &definition.function_name;
     let id = settle_id(&cx, &mut tx, &app.id, &req.existing_function_id, name).await?;
+    // What runs by an older definition, with its code and its walls, takes no input from now on.
+    tasks::retire(&mut tx, &id, cx.now()).await?;
     let function = Function {
         id: id.clone(),
         workspace: app.workspace,
@@ -152,8 +154,10 @@ pub(super) async fn create(
     };
     functions::put(&mut tx, &function).await?;
     tx.ring(store::Hint::Schedule);
+    tx.ring(store::Hint::Inputs(id.clone()));
     tx.commit().await?;
     cx.plane.functions.forget(&id);
+    cx.plane.failures.reset(&id);
     let handle_metadata = Some(handle_metadata(&function)?);
     Ok(pb::FunctionCreateResponse {
         function_id: id.into(),

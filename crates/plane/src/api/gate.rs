@@ -208,7 +208,8 @@ fn only_containers() -> Refusal {
 pub struct Meta {
     /// Release of the client (`x-modal-client-version`).
     pub client_version: String,
-    /// The key that all attempts of one logical call share (`x-idempotency-key`).
+    /// The key that all attempts of one logical call share (`x-idempotency-key`), after the
+    /// container's id where one calls.
     pub idempotency_key: Option<String>,
 }
 

@@ -1,6 +1,7 @@
 //! The client's protocol: rows, gates and handlers. Messages of the wire stop here (A5).
 
 pub mod gate;
+pub mod receipt;
 pub mod refusal;
 pub mod rows;
 pub mod service;
@@ -12,12 +13,17 @@ mod blobs;
 mod calls;
 mod chunks;
 mod containers;
+mod declines;
 mod definition;
+mod dicts;
 mod environments;
 mod functions;
 mod identity;
 mod images;
 mod logs;
 mod mounts;
+mod objects;
 mod outcome;
+mod queues;
+mod replay;
 mod secrets;

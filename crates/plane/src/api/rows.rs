@@ -6,14 +6,14 @@ use wire::rpc::client::*;
 use super::gate::{ANY_TASK, ANYBODY, KNOWN, MEMBER, USER};
 use super::table::RpcTable;
 use super::{
-    apps, blobs, calls, chunks, containers, environments, functions, identity, images, logs,
-    mounts, secrets,
+    apps, blobs, calls, chunks, containers, declines, dicts, environments, functions, identity,
+    images, logs, mounts, queues, secrets,
 };
 
 /// The rows of the client's service.
 #[rustfmt::skip]
 pub fn client_rows() -> RpcTable {
-    declined(RpcTable::new(wire::CLIENT_SERVICE)
+    declines::client(RpcTable::new(wire::CLIENT_SERVICE)
         // Who is who
         .unary (ClientHello,                  ANYBODY,   identity::client_hello)
         .unary (WorkspaceNameLookup,          USER,      identity::workspace_name)
@@ -44,6 +44,34 @@ pub fn client_rows() -> RpcTable {
         .stream(ImageJoinStreaming,           MEMBER,    images::join)
         .unary (ImageFromId,                  MEMBER,    images::from_id)
         .unary (SecretGetOrCreate,            MEMBER,    secrets::get_or_create)
+        .unary (SecretUpdate,                 MEMBER,    secrets::update)
+        .unary (SecretDelete,                 MEMBER,    secrets::delete)
+        .unary (SecretList,                   MEMBER,    secrets::list)
+        .unary (SecretGetInfo,                MEMBER,    secrets::get_info)
+        // Queues
+        .unary (QueueGetOrCreate,             MEMBER,    queues::get_or_create)
+        .unary (QueueGetById,                 MEMBER,    queues::get_by_id)
+        .unary (QueueHeartbeat,               MEMBER,    queues::heartbeat)
+        .unary (QueueList,                    MEMBER,    queues::list)
+        .unary (QueueDelete,                  MEMBER,    queues::delete)
+        .unary (QueuePut,                     MEMBER,    queues::put)
+        .receipt(QueueGet,                    MEMBER,    queues::get)
+        .unary (QueueNextItems,               MEMBER,    queues::next_items)
+        .unary (QueueLen,                     MEMBER,    queues::len)
+        .unary (QueueClear,                   MEMBER,    queues::clear)
+        // Dicts
+        .unary (DictGetOrCreate,              MEMBER,    dicts::get_or_create)
+        .unary (DictGetById,                  MEMBER,    dicts::get_by_id)
+        .unary (DictHeartbeat,                MEMBER,    dicts::heartbeat)
+        .unary (DictList,                     MEMBER,    dicts::list)
+        .unary (DictDelete,                   MEMBER,    dicts::delete)
+        .unary (DictGet,                      MEMBER,    dicts::get)
+        .unary (DictContains,                 MEMBER,    dicts::contains)
+        .unary (DictUpdate,                   MEMBER,    dicts::update)
+        .unary (DictPop,                      MEMBER,    dicts::pop)
+        .unary (DictLen,                      MEMBER,    dicts::len)
+        .unary (DictClear,                    MEMBER,    dicts::clear)
+        .stream(DictContents,                 MEMBER,    dicts::contents)
         // Functions
         .definition(FunctionPrecreate,        MEMBER,    functions::precreate)
         .definition(FunctionCreate,           MEMBER,    functions::create)
@@ -66,11 +94,6 @@ pub fn client_rows() -> RpcTable {
         .unary (FunctionCallPutDataOut,       ANY_TASK,  chunks::put_out)
         .stream(FunctionCallGetDataIn,        KNOWN,     chunks::get_in) // restricted: its own
         .unary (FunctionGetDynamicConcurrency, ANY_TASK, containers::dynamic_concurrency))
-}
-
-fn declined(table: RpcTable) -> RpcTable {
-    let missing = table.missing(wire::names::CLIENT);
-    table.declined("palisade does not serve it yet", &missing)
 }
 
 /// The rows of the command router's service.

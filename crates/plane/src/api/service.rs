@@ -7,13 +7,14 @@ use bytes::{Buf, BufMut, Bytes};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::server::{Grpc, ServerStreamingService, UnaryService};
 
 use super::gate::{Caller, Meta, RESTRICTED};
+use super::receipt;
 use super::table::{Answer, Row, RpcTable};
 use crate::Plane;
 use crate::blobs::Door;
@@ -95,6 +96,11 @@ impl Api {
     }
 
     async fn answer(self, request: Request<Body>) -> Response<Body> {
+        if let Some(status) = no_grpc(&request) {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = status;
+            return response;
+        }
         let caller = match self.transport {
             Transport::Port => self.plane.identify(request.headers()).await,
             Transport::Door(caller) => Ok(*caller),
@@ -107,12 +113,27 @@ impl Api {
         let Some(row) = self.tables.iter().find_map(|table| table.row(path)) else {
             return unknown(&caller, path).into_http();
         };
-        if let Err(refusal) = (row.admits)(caller.clone()) {
+        if let Err(refusal) = row.admits(caller.clone()) {
             return Status::from(refusal).into_http();
         }
-        let meta = meta(request.headers());
+        let meta = meta(request.headers(), &caller);
         serve(row, self.plane, caller, meta, request).await
     }
+}
+
+/// What a request hears that is not gRPC over HTTP/2: nothing else is answered here, so that a
+/// web page that a user looks at cannot make his browser call.
+fn no_grpc(request: &Request<Body>) -> Option<StatusCode> {
+    if request.version() != Version::HTTP_2 {
+        return Some(StatusCode::HTTP_VERSION_NOT_SUPPORTED);
+    }
+    if request.method() != Method::POST {
+        return Some(StatusCode::METHOD_NOT_ALLOWED);
+    }
+    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let rest = kind.and_then(|kind| kind.strip_prefix("application/grpc"));
+    let grpc = rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', ';']));
+    (!grpc).then_some(StatusCode::UNSUPPORTED_MEDIA_TYPE)
 }
 
 /// What is said of a path that no row has.
@@ -127,13 +148,18 @@ fn unknown(caller: &Caller, path: &str) -> Status {
     }
 }
 
-fn meta(headers: &HeaderMap) -> Meta {
+fn meta(headers: &HeaderMap, caller: &Caller) -> Meta {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    // A container's keys are its own: it cannot fetch an answer that was given to somebody else.
+    let whose = match caller {
+        Caller::Nobody(_) | Caller::User(_) => String::new(),
+        Caller::Task(task) | Caller::Restricted(task) => format!("{}:", task.id),
+    };
     Meta {
         client_version: text("x-modal-client-version").unwrap_or_default().to_owned(),
         idempotency_key: text("x-idempotency-key")
             .filter(|key| !key.is_empty() && key.len() <= 128)
-            .map(str::to_owned),
+            .map(|key| format!("{whose}{key}")),
     }
 }
 
@@ -152,7 +178,12 @@ impl UnaryService<Bytes> for Call<'_> {
         let Answer::Unary(handler) = &self.row.answer else { return wrong_kind() };
         let body = request.into_inner();
         let work = handler(self.plane.clone(), self.caller.clone(), self.meta.clone(), body);
-        Box::pin(async move { Ok(tonic::Response::new(work.await?)) })
+        Box::pin(async move {
+            let (message, receipt) = work.await?;
+            let mut answer = tonic::Response::new(message);
+            receipt::enclose(&mut answer, receipt);
+            Ok(answer)
+        })
     }
 }
 
@@ -189,7 +220,7 @@ async fn serve(
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let call = Call { row, plane, caller, meta };
     match row.answer {
-        Answer::Unary(_) => grpc.unary(call, request).await,
+        Answer::Unary(_) => receipt::tie(grpc.unary(call, request).await),
         Answer::Stream(_) => grpc.server_streaming(call, request).await,
         Answer::Declined(reason) => {
             Status::unimplemented(format!("{} is not served: {reason}", row.name)).into_http()

@@ -15,12 +15,14 @@ use tracing::Instrument;
 use wire::rpc::{ServerStreaming, Unary};
 
 use super::gate::{Caller, Cx, Gate, Meta};
+use super::receipt::Receipt;
 use super::refusal::Refusal;
 use crate::Plane;
 
 type Future1<T> = futures::future::BoxFuture<'static, Result<T, Refusal>>;
 type Stream1 = BoxStream<'static, Result<Bytes, Refusal>>;
-type UnaryFn = Box<dyn Fn(Arc<Plane>, Caller, Meta, Bytes) -> Future1<Bytes> + Send + Sync>;
+type Sealed = (Bytes, Receipt);
+type UnaryFn = Box<dyn Fn(Arc<Plane>, Caller, Meta, Bytes) -> Future1<Sealed> + Send + Sync>;
 type StreamFn = Box<dyn Fn(Arc<Plane>, Caller, Meta, Bytes) -> Future1<Stream1> + Send + Sync>;
 
 /// What answers a row.
@@ -39,8 +41,23 @@ pub struct Row {
     pub name: &'static str,
     /// The name of its gate; `-` where it is declined.
     pub gate: &'static str,
-    pub(crate) admits: Box<dyn Fn(Caller) -> Result<(), Refusal> + Send + Sync>,
+    admits: Box<dyn Fn(Caller) -> Result<(), Refusal> + Send + Sync>,
     pub(crate) answer: Answer,
+}
+
+impl Row {
+    /// Whether the gate lets a caller in; where it does not, what the caller hears.
+    pub fn admits(&self, caller: Caller) -> Result<(), Refusal> {
+        (self.admits)(caller)
+    }
+
+    /// Why the rpc is not served, where it is not.
+    pub fn declined(&self) -> Option<&'static str> {
+        match self.answer {
+            Answer::Declined(reason) => Some(reason),
+            Answer::Unary(_) | Answer::Stream(_) => None,
+        }
+    }
 }
 
 impl std::fmt::Debug for Row {
@@ -95,6 +112,11 @@ async fn guarded<T>(
     }
 }
 
+/// An answer whose handler does not ask what became of it.
+fn without_receipt<M>(response: M) -> (M, Receipt) {
+    (response, Receipt::none())
+}
+
 impl RpcTable {
     /// An empty table of a service.
     pub fn new(service: &'static str) -> Self {
@@ -116,7 +138,19 @@ impl RpcTable {
         F: Fn(Cx<C>, R::Request) -> Fut + Copy + Send + Sync + 'static,
         Fut: Future<Output = Result<R::Response, Refusal>> + Send,
     {
-        self.unary_row(rpc, gate, handler, |_| Ok(()))
+        self.unary_row(rpc, gate, handler, |_| Ok(()), without_receipt)
+    }
+
+    /// A row whose handler is told, through the receipt that it gives, whether its answer has left
+    /// the server.
+    pub fn receipt<R, C, F, Fut>(self, rpc: R, gate: Gate<C>, handler: F) -> Self
+    where
+        R: Unary,
+        C: Send + 'static,
+        F: Fn(Cx<C>, R::Request) -> Fut + Copy + Send + Sync + 'static,
+        Fut: Future<Output = Result<(R::Response, Receipt), Refusal>> + Send,
+    {
+        self.unary_row(rpc, gate, handler, |_| Ok(()), |answer| answer)
     }
 
     /// A row of a request that defines something: a field that this release does not know could be
@@ -128,28 +162,30 @@ impl RpcTable {
         F: Fn(Cx<C>, R::Request) -> Fut + Copy + Send + Sync + 'static,
         Fut: Future<Output = Result<R::Response, Refusal>> + Send,
     {
-        self.unary_row(rpc, gate, handler, all_known::<R>)
+        self.unary_row(rpc, gate, handler, all_known::<R>, without_receipt)
     }
 
-    fn unary_row<R, C, F, Fut>(
+    fn unary_row<R, C, F, Fut, O>(
         self,
         _rpc: R,
         gate: Gate<C>,
         handler: F,
         check: fn(&Bytes) -> Result<(), Refusal>,
+        seal: fn(O) -> (R::Response, Receipt),
     ) -> Self
     where
         R: Unary,
         C: Send + 'static,
         F: Fn(Cx<C>, R::Request) -> Fut + Copy + Send + Sync + 'static,
-        Fut: Future<Output = Result<R::Response, Refusal>> + Send,
+        Fut: Future<Output = Result<O, Refusal>> + Send,
+        O: 'static,
     {
         let call: UnaryFn = Box::new(move |plane, caller, meta, body| {
             let work = async move {
                 let cx = Cx { plane, caller: (gate.enter)(caller)?, meta };
                 check(&body)?;
-                let response = handler(cx, decode(R::NAME, body)?).await?;
-                Ok(Bytes::from(response.encode_to_vec()))
+                let (response, receipt) = seal(handler(cx, decode(R::NAME, body)?).await?);
+                Ok((Bytes::from(response.encode_to_vec()), receipt))
             };
             guarded(R::NAME, work).instrument(tracing::debug_span!("rpc", name = R::NAME)).boxed()
         });

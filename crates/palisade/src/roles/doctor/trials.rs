@@ -25,8 +25,8 @@ const FOLDER: &str = "palisade-doctor";
 /// the first. Nothing is executed with these ids.
 const IDS: IdRange = IdRange { first: 2_147_418_112, count: 65_536 };
 
-/// The port of the resolver that the trial's firewall table names. None listens.
-const DNS_PORT: u16 = 5_353;
+/// The port that the trial's firewall table leads questions to; nobody listens there.
+const DNS_PORT: u16 = 53;
 
 /// A folder for trials, held by one doctor at a time. Dropping it removes the folder.
 #[derive(Debug)]

@@ -1,0 +1,148 @@
+//! Rpcs that are not served, and why. The client shows the reason to whoever called, after
+//! "… is not served: ".
+
+use super::table::RpcTable;
+
+/// Reasons, each with the rpcs of the client's service that it holds for.
+#[rustfmt::skip]
+const CLIENT: &[(&str, &[&str])] = &[
+    ("only the newest deployment of an app is kept: deploy the version that you want again", &[
+        "AppDeploymentHistory", "AppPromote", "AppRollback", "AppRollover",
+    ]),
+    ("logs can be followed, but not searched or counted yet: ask for them without a range", &[
+        "AppCountLogs", "AppFetchLogs",
+    ]),
+    ("an app's tags can be set when it is deployed, not later", &[
+        "AppGetTags", "AppSetTags",
+    ]),
+    ("it belongs to clients older than 1.0: use a newer one", &[
+        "AppDeploy", "AppGetObjects", "AppLookup", "AppSetObjects", "FunctionBlobGet",
+        "FunctionGetSerialized",
+    ]),
+    ("statistics over time are not kept", &[
+        "AppGetInfo", "AppGetLifecycle", "AppGetTimeRangeStats", "FunctionGetMetrics",
+        "FunctionGetTimeRangeStats", "MetricsGetInfo",
+    ]),
+    ("there is no input plane beside the control plane: calls go through FunctionMap", &[
+        "AttemptAwait", "AttemptRetry", "AttemptStart", "FunctionAsyncInvoke", "MapAwait",
+        "MapCheckInputs", "MapStartOrContinue",
+    ]),
+    ("the server retries failed inputs by itself", &[
+        "FunctionRetryInputs",
+    ]),
+    ("there is no audit log yet", &[
+        "AuditLogCount", "AuditLogList", "AuditLogPlan", "AuditLogSettingsGet",
+    ]),
+    ("classes are not served yet: use functions", &[
+        "ClassCreate", "ClassGet", "FunctionBindParams", "FunctionListVariants",
+    ]),
+    ("suggestions for mistyped names are not served", &[
+        "CliCommandSuggest", "ObjectSuggest",
+    ]),
+    ("clusters of containers are not served", &[
+        "ClusterGet", "ClusterList", "ClusterReservationList", "TaskClusterHello",
+    ]),
+    ("snapshots of a container's memory are not served", &[
+        "ContainerCheckpoint",
+    ]),
+    ("commands in running containers are not served yet", &[
+        "ContainerExec", "ContainerExecGetOutput", "ContainerExecPutInput", "ContainerExecWait",
+        "ContainerFilesystemExec", "FunctionStartPtyShell", "TaskGetCommandRouterAccess",
+    ]),
+    ("a container's output is taken from its streams", &[
+        "ContainerLog",
+    ]),
+    ("containers cannot be listed or stopped one by one yet: stop their app", &[
+        "ContainerStop", "TaskCurrentInputs", "TaskGetInfo", "TaskList",
+    ]),
+    ("web endpoints and servers are not served yet", &[
+        "ContainerServerLifecycleReady", "CurlGetAuthToken", "DomainCertificateVerify",
+        "DomainCreate", "DomainList", "EndpointCreate", "EndpointGetByName", "EndpointGetInfo",
+        "EndpointGetLibrary", "EndpointGetLifecycle", "EndpointList", "EndpointStop",
+        "FlashContainerDeregister", "FlashContainerList", "FlashContainerRegister",
+        "FlashSetTargetSlotsMetrics", "FunctionGetFlashAuthToken", "ServerCountRequests",
+        "ServerGetMetrics", "ServerGetTimeRangeStats", "ServerRequestFetch",
+        "WebhookTokenCreate", "WebhookTokenDelete", "WebhookTokenEnvironmentAdd",
+        "WebhookTokenEnvironmentList", "WebhookTokenEnvironmentRemove", "WebhookTokenList",
+        "WebhookTokenListForEnvironment", "WebhookTokenUpdate",
+    ]),
+    ("environments can be made, but not changed or deleted yet", &[
+        "EnvironmentDelete", "EnvironmentUpdate",
+    ]),
+    ("there is no bill and no budget on your own machine", &[
+        "EnvironmentBillingSummary", "EnvironmentGetBudget", "EnvironmentSetBudget",
+        "WorkspaceBillingRates", "WorkspaceBillingReport", "WorkspaceBillingSummary",
+    ]),
+    ("there are no members and no roles: whoever holds the server's token may do everything", &[
+        "EnvironmentGetManaged", "EnvironmentGetRoles", "EnvironmentRoleSet",
+        "EnvironmentSetDefaultMemberRole", "EnvironmentSetManaged", "ServiceUserCreate",
+        "ServiceUserDelete", "ServiceUserInfo", "ServiceUserList", "UserGroupEnvironmentSet",
+        "WorkspaceMembersList",
+    ]),
+    ("the server makes its one token by itself: `palisade env` prints it", &[
+        "TokenDelete", "TokenDisable", "TokenEnable", "TokenFlowCreate", "TokenFlowWait",
+        "TokensList",
+    ]),
+    ("the workspace's settings are the operator's: see `palisade serve --help`", &[
+        "WorkspaceDashboardUrlGet", "WorkspaceSetDefaultEnvironment",
+        "WorkspaceSetDefaultEnvironmentSettings", "WorkspaceSetImageBuilderVersion",
+        "WorkspaceSettings",
+    ]),
+    ("calls cannot be listed or looked into yet: get their results by `FunctionCall.from_id`", &[
+        "FunctionCallCount", "FunctionCallFetch", "FunctionCallGetInfo", "FunctionCallList",
+        "FunctionGetCallGraph",
+    ]),
+    ("functions are found by the names of app and function", &[
+        "FunctionGetById",
+    ]),
+    ("scaling is part of a function's definition: change it there and deploy again", &[
+        "FunctionGetSchedulingParams", "FunctionUpdateSchedulingParams",
+    ]),
+    ("images have no names here: they are found by what they are made of", &[
+        "ImageBuildChainGet", "ImageDelete", "ImageGetByTag", "ImageListTags", "ImageNameDelete",
+        "ImagePublish", "ImageTagRevisions",
+    ]),
+    ("sandboxes are not served yet", &[
+        "PersistentSandboxCreate", "PersistentSandboxGet", "PersistentSandboxResume",
+        "PersistentSandboxTerminate", "PersistentSandboxTunnelsList",
+        "SandboxContainerCreateV2", "SandboxCreate", "SandboxCreateConnectToken",
+        "SandboxCreateConnectTokenV2", "SandboxCreateV2", "SandboxGetCommandRouterAccess",
+        "SandboxGetExitSnapshot", "SandboxGetExitSnapshotV2", "SandboxGetFromName",
+        "SandboxGetFromNameV2", "SandboxGetLogs", "SandboxGetResourceUsage", "SandboxGetStats",
+        "SandboxGetStatsV2", "SandboxGetTaskId", "SandboxGetTaskIdV2",
+        "SandboxGetTimeRangeStats", "SandboxGetTunnels", "SandboxGetTunnelsV2", "SandboxList",
+        "SandboxListV2", "SandboxRestore", "SandboxRestoreV2", "SandboxSetName",
+        "SandboxSetOutboundPolicy", "SandboxSetOutboundPolicyV2", "SandboxSnapshot",
+        "SandboxSnapshotFs", "SandboxSnapshotFsAsync", "SandboxSnapshotFsAsyncGet",
+        "SandboxSnapshotGet", "SandboxSnapshotWait", "SandboxStdinWrite", "SandboxTagsGet",
+        "SandboxTagsGetV2", "SandboxTagsSet", "SandboxTagsSetV2", "SandboxTerminate",
+        "SandboxTerminateV2", "SandboxWait", "SandboxWaitUntilReady", "SandboxWaitV2",
+    ]),
+    ("tunnels are not served yet", &[
+        "TunnelStart", "TunnelStop",
+    ]),
+    ("proxies with a fixed address are not served", &[
+        "ProxyAddIp", "ProxyCreate", "ProxyDelete", "ProxyGet", "ProxyGetOrCreate", "ProxyList",
+        "ProxyRemoveIp",
+    ]),
+    ("volumes are not served yet", &[
+        "ContainerReloadVolumes", "VolumeCommit", "VolumeCopyFiles", "VolumeCopyFiles2",
+        "VolumeDelete", "VolumeGetById", "VolumeGetFile", "VolumeGetFile2", "VolumeGetOrCreate",
+        "VolumeHeartbeat", "VolumeList", "VolumeListFiles", "VolumeListFiles2",
+        "VolumePutFiles", "VolumePutFiles2", "VolumeReload", "VolumeRemoveFile",
+        "VolumeRemoveFile2", "VolumeRename",
+    ]),
+    ("network file systems are not served: the client has deprecated them", &[
+        "SharedVolumeDelete", "SharedVolumeGetFile", "SharedVolumeGetOrCreate",
+        "SharedVolumeHeartbeat", "SharedVolumeList", "SharedVolumeListFiles",
+        "SharedVolumeListFilesStream", "SharedVolumePutFile", "SharedVolumeRemoveFile",
+    ]),
+    ("there are no templates here", &[
+        "TemplateList",
+    ]),
+];
+
+/// Adds the declined rpcs of the client's service to its table.
+pub(super) fn client(table: RpcTable) -> RpcTable {
+    CLIENT.iter().fold(table, |table, (reason, names)| table.declined(reason, names))
+}

@@ -1,0 +1,8 @@
+//! The queue over a real database: sequences of everything that can happen to an input, and the
+//! same things at the same time.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
+
+mod bench;
+mod races;
+mod scaling;
+mod walk;
