@@ -135,9 +135,10 @@ def test_an_unknown_rpc_is_unimplemented(server):
     assert send(server, "NoSuchThing", b"")[0] == UNIMPLEMENTED
 
 
-def test_unserved_things_say_so(server, modal):
-    with pytest.raises(modal.exception.UnimplementedError):
-        modal.Queue.from_name("q", create_if_missing=True).put(1)
+def test_an_rpc_that_is_not_served_says_why(server):
+    status, text = send(server, "WorkspaceBillingRates", b"")
+    assert status == UNIMPLEMENTED
+    assert "bill" in text, text
 
 
 def define(modal, **settings):
