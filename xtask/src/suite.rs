@@ -22,7 +22,9 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     let python = venv.program("python");
     let mut tests = cargo();
     workspace.run(tests.args(["test", "--workspace"]).env("PALISADE_PYTHON", &python))?;
-    let binary = workspace.build_server()?;
+    // With the examples, features are those of the tests: nothing is compiled a second time.
+    workspace.run(cargo().args(["build", "--workspace", "--bins", "--examples"]))?;
+    let binary = workspace.target.join("debug/palisade");
     let mut pytest = Command::new(&python);
     // -rfE: failures are named again just before the last line, which counts what passed.
     pytest.args(["-m", "pytest", "-rfE", "--durations=15"]).args(PYTHON_TESTS).args(arguments);
