@@ -1,9 +1,16 @@
 """Restricted functions reach nothing of the server but their own inputs and outputs."""
 
+import base64
+import hashlib
+import pickle
 import re
+import urllib.request
 
 import pytest
 from modal_proto import api_pb2, task_command_router_pb2
+
+import raw_client
+from raw_client import CLIENT, INVALID, NOT_FOUND, OK, ROUTER, UNAUTHENTICATED
 
 pytestmark = pytest.mark.usefixtures("warm")
 
@@ -21,10 +28,6 @@ OPEN = {
     "BlobCreate",
     "BlobGet",
 }
-
-UNAUTHENTICATED = 16
-CLIENT = "/modal.client.ModalClient/"
-ROUTER = "/modal.task_command_router.TaskCommandRouter/"
 
 ATTEMPTS = [
     "queue_put",
@@ -127,45 +130,79 @@ def test_only_its_own_socket_is_there(app):
     assert found["abstract"] == []
 
 
-@pytest.fixture(scope="module")
-def foreign(modal, warm, app):
-    """Another app's call, input and blob: a restricted container must not reach any."""
-    import restricted_app
-    from modal._utils.async_utils import synchronizer  # noqa: F401
-
-    call = restricted_app.open_to_all.spawn(41)
-    assert call.get() == 41
-    return call.object_id
-
-
-def test_ids_of_others_are_not_found(app, foreign):
-    """Requests that the gate lets in, with the ids of somebody else."""
-    outputs = api_pb2.FunctionPutOutputsRequest(
-        outputs=[
-            api_pb2.FunctionPutOutputsItem(
-                input_id="in-1234567890123456789012",
-                result=api_pb2.GenericResult(status=1, data=b"forged"),
-                data_format=1,
-            )
-        ]
-    )
-    chunk = api_pb2.DataChunk(index=1, data_format=1, data=b"forged")
-    calls = {
-        "BlobGet": api_pb2.BlobGetRequest(blob_id="bl-1234567890123456789012"),
-        "FunctionPutOutputs": outputs,
-        "FunctionCallGetDataIn": api_pb2.FunctionCallGetDataRequest(function_call_id=foreign),
-        "FunctionCallPutDataOut": api_pb2.FunctionCallPutDataRequest(
-            function_call_id=foreign, data_chunks=[chunk]
-        ),
-        "FunctionGetInputs": api_pb2.FunctionGetInputsRequest(
-            function_id="fu-1234567890123456789012"
-        ),
-    }
+def forge(app, calls: dict) -> dict[str, tuple[int, str]]:
+    """Sends messages from a restricted container, past the client: name -> status and text."""
     sent = [(CLIENT + name, message.SerializeToString()) for name, message in calls.items()]
     answers = app.sweep.remote(sent)
-    found = {path.removeprefix(CLIENT): got for path, got in answers.items()}
-    NOT_FOUND, INVALID = 5, 3
-    for name in ("BlobGet", "FunctionCallGetDataIn", "FunctionCallPutDataOut", "FunctionGetInputs"):
-        assert found[name][0] in (NOT_FOUND, INVALID), found
-    # An answer for an unknown input may be swallowed like a late one, but changes nothing.
-    assert found["FunctionPutOutputs"][0] in (0, NOT_FOUND, INVALID), found
+    return {path.removeprefix(CLIENT): got for path, got in answers.items()}
+
+
+def blob_of_the_user(server) -> str:
+    """A blob that the client uploads for somebody else."""
+    data = b"a secret of somebody else"
+    request = api_pb2.BlobCreateRequest(
+        content_md5=base64.b64encode(hashlib.md5(data).digest()).decode(),
+        content_sha256_base64=base64.b64encode(hashlib.sha256(data).digest()).decode(),
+        content_length=len(data),
+    )
+    answer = raw_client.ask(server, "BlobCreate", request)
+    url = answer.upload_urls.items[0]
+    put = urllib.request.Request(url, data=data, method="PUT")
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(put) as done:
+        assert done.status == 200
+    blob_id = answer.blob_ids[0]
+    got = raw_client.ask(server, "BlobGet", api_pb2.BlobGetRequest(blob_id=blob_id))
+    assert got.download_url
+    return blob_id
+
+
+def test_what_belongs_to_others_is_not_found(app, server):
+    """Requests that the gate lets in, with ids that exist and are somebody else's."""
+    call = app.open_to_all.spawn(41)
+    assert call.get() == 41
+    chunk = api_pb2.DataChunk(index=1, data_format=1, data=b"forged")
+    found = forge(app, {
+        "BlobGet": api_pb2.BlobGetRequest(blob_id=blob_of_the_user(server)),
+        "FunctionCallGetDataIn": api_pb2.FunctionCallGetDataRequest(
+            function_call_id=call.object_id
+        ),
+        "FunctionCallPutDataOut": api_pb2.FunctionCallPutDataRequest(
+            function_call_id=call.object_id, data_chunks=[chunk]
+        ),
+        "FunctionGetInputs": api_pb2.FunctionGetInputsRequest(
+            function_id=app.open_to_all.object_id
+        ),
+    })
+    assert len(found) == 4
+    wrong = {name: got for name, got in found.items() if got[0] not in (NOT_FOUND, INVALID)}
+    assert wrong == {}
+
+
+def test_an_answer_for_somebody_elses_input_changes_nothing(app, server):
+    """The forged result comes while the true one is being made."""
+    arguments = pickle.dumps(((), {}))
+    request = api_pb2.FunctionMapRequest(
+        function_id=app.slow_truth.object_id,
+        function_call_type=api_pb2.FUNCTION_CALL_TYPE_UNARY,
+        function_call_invocation_type=api_pb2.FUNCTION_CALL_INVOCATION_TYPE_ASYNC,
+        pipelined_inputs=[
+            api_pb2.FunctionPutInputsItem(
+                idx=0, input=api_pb2.FunctionInput(args=arguments, data_format=1)
+            )
+        ],
+    )
+    made = raw_client.ask(server, "FunctionMap", request)
+    forged = api_pb2.FunctionPutOutputsItem(
+        input_id=made.pipelined_inputs[0].input_id,
+        result=api_pb2.GenericResult(status=1, data=pickle.dumps("forged")),
+        data_format=1,
+    )
+    found = forge(app, {"FunctionPutOutputs": api_pb2.FunctionPutOutputsRequest(outputs=[forged])})
+    assert found["FunctionPutOutputs"][0] in (OK, NOT_FOUND, INVALID), found
+    assert modal_call(made.function_call_id).get(timeout=60) == "true"
+
+
+def modal_call(call_id: str):
+    import modal
+
+    return modal.FunctionCall.from_id(call_id)

@@ -22,7 +22,7 @@ def seen(modal, warm):
     return results
 
 
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(900)
 def test_results_come_in_order(seen):
     assert [one["number"] for one in seen] == list(range(INPUTS))
 

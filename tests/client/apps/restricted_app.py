@@ -1,5 +1,7 @@
 """Restricted functions that try what they may not."""
 
+import time
+
 import modal
 
 app = modal.App("restricted-app")
@@ -15,6 +17,13 @@ def restricted(function):
 def open_to_all(x: int) -> int:
     """A function without restrictions, as a target."""
     return x
+
+
+@app.function(block_network=True)
+def slow_truth() -> str:
+    """Takes its time to answer."""
+    time.sleep(6)
+    return "true"
 
 
 def _attempts() -> dict:
