@@ -136,8 +136,8 @@ def test_an_unknown_rpc_is_unimplemented(server):
 
 
 def test_unserved_things_say_so(server, modal):
-    with pytest.raises(modal.exception.UnimplementedError):
-        modal.Queue.from_name("q", create_if_missing=True).put(1)
+    with pytest.raises(modal.exception.UnimplementedError, match="not served"):
+        modal.Volume.from_name("v", create_if_missing=True).listdir("/")
 
 
 def define(modal, **settings):
