@@ -209,12 +209,10 @@ async fn the_scheduler_is_woken_by_inputs_and_ends() {
     let mut bench = Bench::new(spec()).await;
     let scheduling = tokio::spawn(plane::scheduler::run(bench.plane.clone()));
     let deadlines = tokio::spawn(plane::reconcile::run_deadlines(bench.plane.clone()));
-    let mut index = 0;
     let mut times = Vec::new();
-    for _ in 0..TRIES {
+    for (index, _) in (0..).zip(0..TRIES) {
         tokio::time::sleep(ASLEEP).await;
         bench.put(index..index + 1).await;
-        index += 1;
         let began = Instant::now();
         let Some(Order::Start(spec)) = bench.orders.recv().await else { panic!("no start") };
         times.push(began.elapsed());
