@@ -18,11 +18,14 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     packages::install(workspace, Use::Tests)?;
     let venv = Venv::make(workspace)?;
     check::run(workspace)?;
-    workspace.run(cargo().args(["test", "--workspace"]))?;
-    let binary = workspace.build_server()?;
-    let mut pytest = Command::new(venv.program("python"));
-    // Built with the other tests: to build it alone, with fewer features, takes minutes more.
-    pytest.env("PALISADE_DESCRIPTORS", workspace.target.join("debug/examples/descriptors"));
+    // The wire crate's conformance test imports the client.
+    let python = venv.program("python");
+    let mut tests = cargo();
+    workspace.run(tests.args(["test", "--workspace"]).env("PALISADE_PYTHON", &python))?;
+    // With the examples, features are those of the tests: nothing is compiled a second time.
+    workspace.run(cargo().args(["build", "--workspace", "--bins", "--examples"]))?;
+    let binary = workspace.target.join("debug/palisade");
+    let mut pytest = Command::new(&python);
     // -rfE: failures are named again just before the last line, which counts what passed.
     pytest.args(["-m", "pytest", "-rfE", "--durations=15"]).args(PYTHON_TESTS).args(arguments);
     workspace.run(pytest.env("PALISADE_BIN", &binary))

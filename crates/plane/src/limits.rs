@@ -8,6 +8,24 @@ use model::Millis;
 /// 16 MiB and definitions of 16 MiB (modal 1.6.4).
 pub const MESSAGE_BYTES_MAX: usize = 100 << 20;
 
+/// A message of a restricted container: it sends outputs of 2 MiB and chunk batches of 16 MiB.
+pub const RESTRICTED_MESSAGE_BYTES_MAX: usize = 32 << 20;
+
+/// Bytes of messages that the server holds at a time for a restricted container.
+pub const RESTRICTED_BYTES_MAX: usize = 33 << 20;
+
+/// Requests of a restricted container at a time; further ones wait.
+pub const RESTRICTED_REQUESTS_MAX: usize = 512;
+
+/// Bytes of messages that the server holds at a time for another container.
+pub const DOOR_BYTES_MAX: usize = 128 << 20;
+
+/// Requests of another container at a time; further ones wait.
+pub const DOOR_REQUESTS_MAX: usize = 4_096;
+
+/// Bytes of messages that the server holds at a time for all clients at its port.
+pub const PORT_BYTES_MAX: usize = 1 << 30;
+
 /// A payload that travels as a blob, unless the operator says otherwise.
 pub const PAYLOAD_BYTES_DEFAULT: u64 = 256 << 20;
 

@@ -256,7 +256,11 @@ async fn hand_over(
 ) -> Result<Started, store::Error> {
     if let Err(error) = plane.fleet.order(&task.worker, Order::Start(Box::new(spec))) {
         // Its worker's fault, not the function's: no failed start.
-        tracing::warn!(%error, task = %task.id, "a container could not be started");
+        if plane.is_closing() {
+            tracing::debug!(%error, task = %task.id, "a container is not started any more");
+        } else {
+            tracing::warn!(%error, task = %task.id, "a container could not be started");
+        }
         crate::reports::ended(plane, &task.id, End::Lost).await?;
         return Ok(Started::No);
     }

@@ -20,6 +20,7 @@ mod environments;
 mod functions;
 mod identity;
 mod images;
+mod intake;
 mod logs;
 mod mounts;
 mod objects;

@@ -14,6 +14,7 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::server::{Grpc, ServerStreamingService, UnaryService};
 
 use super::gate::{Caller, Meta, RESTRICTED};
+use super::intake::{self, Intake};
 use super::receipt;
 use super::table::{Answer, Row, RpcTable};
 use crate::Plane;
@@ -87,12 +88,14 @@ pub struct Api {
     plane: Arc<Plane>,
     tables: Arc<[RpcTable]>,
     transport: Transport,
+    intake: Intake,
 }
 
 impl Api {
     /// The service as it is met through one transport.
     pub fn new(plane: Arc<Plane>, tables: Arc<[RpcTable]>, transport: Transport) -> Self {
-        Self { plane, tables, transport }
+        let intake = Intake::new(&transport);
+        Self { plane, tables, transport, intake }
     }
 
     async fn answer(self, request: Request<Body>) -> Response<Body> {
@@ -116,8 +119,13 @@ impl Api {
         if let Err(refusal) = row.admits(caller.clone()) {
             return Status::from(refusal).into_http();
         }
+        let turn = match self.intake.turn().await {
+            Ok(turn) => turn,
+            Err(status) => return status.into_http(),
+        };
         let meta = meta(request.headers(), &caller);
-        serve(row, self.plane, caller, meta, request).await
+        let call = Call { row, plane: self.plane, caller, meta };
+        intake::hold(serve(call, &self.intake, request).await, turn)
     }
 }
 
@@ -208,22 +216,19 @@ fn wrong_kind<T: Send + 'static>() -> BoxFuture<'static, Result<T, Status>> {
     Box::pin(async { Err(Status::internal("the row answers in another way")) })
 }
 
-async fn serve(
-    row: &Row,
-    plane: Arc<Plane>,
-    caller: Caller,
-    meta: Meta,
-    request: Request<Body>,
-) -> Response<Body> {
+async fn serve(call: Call<'_>, intake: &Intake, request: Request<Body>) -> Response<Body> {
     let mut grpc = Grpc::new(BytesCodec)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_decoding_message_size(intake.message_bytes_max())
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let call = Call { row, plane, caller, meta };
-    match row.answer {
+    let (parts, body) = request.into_parts();
+    // The room is given back when the handler is done with the message.
+    let (body, _room) = intake.weigh(body);
+    let request = Request::from_parts(parts, body);
+    match call.row.answer {
         Answer::Unary(_) => receipt::tie(grpc.unary(call, request).await),
         Answer::Stream(_) => grpc.server_streaming(call, request).await,
         Answer::Declined(reason) => {
-            Status::unimplemented(format!("{} is not served: {reason}", row.name)).into_http()
+            Status::unimplemented(format!("{} is not served: {reason}", call.row.name)).into_http()
         }
     }
 }

@@ -5,4 +5,5 @@
 mod bench;
 mod races;
 mod scaling;
+mod wakes;
 mod walk;
