@@ -138,20 +138,24 @@ fn acknowledged(
 }
 
 impl Run {
-    /// Calls an rpc as the owner of everything.
+    /// Calls an rpc as the owner of everything. In runs that overlap, other things happen at the
+    /// same time.
     pub async fn call<R: Unary>(
         &self,
         key: u64,
         request: R::Request,
     ) -> Result<R::Response, Status> {
         let user = Caller::User(User { scope: self.scope.clone() });
-        let api =
-            Api::new(self.plane.clone(), self.tables.clone(), Transport::Door(Box::new(user)));
+        let door = Transport::Door(Box::new(user));
+        let api = Api::new(self.plane.clone(), self.tables.clone(), door);
         let mut metadata = MetadataMap::new();
         if let Ok(key) = format!("{key:016x}").parse() {
             metadata.insert("x-idempotency-key", key);
         }
-        Ok(Box::pin(wire::rpc::call::<R>(api, metadata, request)).await?.into_inner())
+        let call = Box::pin(wire::rpc::call::<R>(api, metadata, request));
+        let (answer, meanwhile) = tokio::join!(call, self.meanwhile(key));
+        meanwhile.map_err(|error| Status::internal(format!("meanwhile: {error:#}")))?;
+        Ok(answer?.into_inner())
     }
 
     /// Defines a function, or defines it again.

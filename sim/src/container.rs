@@ -139,11 +139,15 @@ impl Run {
 
     async fn ask(&mut self, worker: usize, task: &TaskId, began: Time) -> Result<()> {
         let container = &self.workers[worker].containers[task];
-        let (function, network) = (container.function.clone(), container.network);
+        let function = container.function.clone();
         let busy = container.held.len();
         let kind = self.kinds[&function].clone();
         if busy >= kind.room() as usize && !self.chance.one_in(10) {
             return Ok(());
+        }
+        if self.chance.one_in(8) {
+            // It takes what it can get, without a look at what it is told.
+            return self.take(worker, task).await;
         }
         match self.plane.work(task, &function, began).await? {
             Work::Nothing => return Ok(()),
@@ -158,13 +162,36 @@ impl Run {
             }
             Work::Waits => {}
         }
+        self.take(worker, task).await
+    }
+
+    async fn take(&mut self, worker: usize, task: &TaskId) -> Result<()> {
+        let container = &self.workers[worker].containers[task];
+        let (function, network) = (container.function.clone(), container.network);
+        let kind = self.kinds[&function].clone();
         let most = u32::try_from(self.chance.within(1..5))?;
         let taken = self.plane.claim(task, &function, most).await?;
-        let now = self.plane.now();
-        for (open, _) in taken {
-            self.check_claim(task, &open)?;
+        for (open, _) in &taken {
             let blocked = network == Network::Blocked;
             ensure!(blocked == kind.blocked, "outdated: {task} takes {} by old rules", open.id);
+            let asked = self.asked.get(&open.call);
+            let cancelled = asked.is_none_or(|asked| asked.cancelled.is_some());
+            ensure!(!cancelled, "cancel: {} runs after its call was cancelled", open.id);
+        }
+        self.hold(worker, task, taken.into_iter().map(|(open, _)| open).collect())
+    }
+
+    /// Remembers what a container has taken.
+    pub fn hold(
+        &mut self,
+        worker: usize,
+        task: &TaskId,
+        taken: Vec<inputs::OpenInput>,
+    ) -> Result<()> {
+        let now = self.plane.now();
+        for open in taken {
+            self.check_claim(task, &open)?;
+            let kind = &self.kinds[&open.function];
             let timeout_ms = u64::from(kind.timeout_secs) * 1_000;
             let time_ms = self.chance.within(1..timeout_ms + timeout_ms / 4);
             let held = Held {
@@ -185,8 +212,6 @@ impl Run {
 
     fn check_claim(&mut self, task: &TaskId, open: &inputs::OpenInput) -> Result<()> {
         let kind = &self.kinds[&open.function];
-        let cancelled = self.asked.get(&open.call).is_none_or(|asked| asked.cancelled.is_some());
-        ensure!(!cancelled, "cancel: {} runs after its call was cancelled", open.id);
         let times = self.seen.taken.entry(open.id.clone()).or_default();
         *times += 1;
         let most = kind.retries + LOST_MAX + 1;

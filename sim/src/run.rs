@@ -1,9 +1,9 @@
 //! One run: a plane, workers and clients, and a thousand moments of which chance names the next.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use model::link::Report;
 use model::resources::{Capacity, Defaults};
 use model::spec::{BuildSpec, ImageContent};
@@ -12,6 +12,7 @@ use plane::api::rows::client_rows;
 use plane::api::table::RpcTable;
 use plane::{Plane, reconcile, reports, scheduler};
 use store::environments::Environment;
+use store::inputs::OpenInput;
 use store::{Scope, Store, environments, images, tokens};
 use wire::client as pb;
 use wire::rpc::client as rpc;
@@ -19,14 +20,11 @@ use wire::rpc::client as rpc;
 use crate::chance::Chance;
 use crate::checks::{self, Seen};
 use crate::client::{Asked, Kind};
-use crate::worker::{Held, Worker};
+use crate::worker::{Held, Stage, Worker};
 use crate::world::Simulated;
 
 /// Moments of a run until everything settles.
 const MOMENTS: u32 = 400;
-
-/// Seconds after which everything must have settled.
-const SETTLE_SECS: u32 = 6_000;
 
 /// Lines of a run's story that a failure tells.
 const STORY_LINES: usize = 80;
@@ -56,8 +54,12 @@ pub struct Run {
     pub seen: Seen,
     /// Answers of containers that hold the input no more.
     pub ghosts: Vec<(TaskId, Held)>,
-    apps: Vec<AppId>,
-    world: Arc<Simulated>,
+    /// Whether things happen at the same time.
+    pub(crate) overlaps: bool,
+    /// What containers took while something else happened.
+    taken_meanwhile: Mutex<Vec<(usize, TaskId, Vec<OpenInput>)>>,
+    pub(crate) apps: Vec<AppId>,
+    pub(crate) world: Arc<Simulated>,
     looked_at: Time,
     dir: tempfile::TempDir,
     story: Vec<String>,
@@ -160,6 +162,8 @@ impl Run {
             stopped: BTreeSet::new(),
             seen: Seen::default(),
             ghosts: Vec::new(),
+            overlaps: seed % 2 == 1,
+            taken_meanwhile: Mutex::default(),
             apps: Vec::new(),
             world,
             dir,
@@ -197,9 +201,49 @@ impl Run {
         self.story.push(format!("{now:>8} {line}"));
     }
 
+    /// What happens while a client is served, where a run overlaps: the loops look, containers
+    /// take inputs. `chance` says which, and in which order.
+    pub async fn meanwhile(&self, chance: u64) -> Result<()> {
+        if !self.overlaps {
+            return Ok(());
+        }
+        let mut chance = Chance::new(chance);
+        for _ in 0..chance.within(0..4) {
+            match chance.within(0..5) {
+                0 | 1 => scheduler::tick(&self.plane).await?,
+                2 => drop(reconcile::deadlines(&self.plane, self.looked_at).await?),
+                3 => reconcile::sweep(&self.plane).await?,
+                _ => self.take_meanwhile(&mut chance).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn take_meanwhile(&self, chance: &mut Chance) -> Result<()> {
+        for (n, worker) in self.workers.iter().enumerate() {
+            if worker.orders.is_none() {
+                continue;
+            }
+            for (task, container) in &worker.containers {
+                if !matches!(container.stage, Stage::Asking(_)) || !chance.one_in(2) {
+                    continue;
+                }
+                let taken = self.plane.claim(task, &container.function, 1).await?;
+                let taken = taken.into_iter().map(|(open, _)| open).collect();
+                let mut all = self.taken_meanwhile.lock().unwrap_or_else(PoisonError::into_inner);
+                all.push((n, task.clone(), taken));
+            }
+        }
+        Ok(())
+    }
+
     async fn live_through(&mut self) -> Result<Summary> {
         for moment in 0..MOMENTS {
             self.moment().await?;
+            let taken = std::mem::take(&mut self.taken_meanwhile).into_inner();
+            for (worker, task, taken) in taken.unwrap_or_else(PoisonError::into_inner) {
+                self.hold(worker, &task, taken)?;
+            }
             if moment % 8 == 0 {
                 self.check().await?;
             }
@@ -242,7 +286,7 @@ impl Run {
     }
 
     /// Workers take their orders, containers live on: some, or all.
-    async fn work(&mut self, all: bool) -> Result<()> {
+    pub(crate) async fn work(&mut self, all: bool) -> Result<()> {
         let now = self.plane.now();
         for n in 0..self.workers.len() {
             if !all && self.chance.one_in(3) {
@@ -259,13 +303,13 @@ impl Run {
         Ok(())
     }
 
-    async fn schedule(&mut self) -> Result<()> {
+    pub(crate) async fn schedule(&mut self) -> Result<()> {
         scheduler::tick(&self.plane).await?;
         checks::limits_hold(&self.plane, &self.workers, &self.kinds).await
     }
 
     /// The plane hears reports: one or two of a worker, or all of all.
-    async fn hear(&mut self, all: bool) -> Result<()> {
+    pub(crate) async fn hear(&mut self, all: bool) -> Result<()> {
         for n in 0..self.workers.len() {
             if self.workers[n].orders.is_none() || (!all && self.chance.one_in(2)) {
                 continue;
@@ -291,7 +335,7 @@ impl Run {
         Ok(())
     }
 
-    async fn look_at_deadlines(&mut self) -> Result<()> {
+    pub(crate) async fn look_at_deadlines(&mut self) -> Result<()> {
         let now = self.plane.now();
         reconcile::deadlines(&self.plane, self.looked_at).await?;
         self.looked_at = now;
@@ -330,7 +374,7 @@ impl Run {
         }
     }
 
-    async fn find_worker(&mut self) -> Result<()> {
+    pub(crate) async fn find_worker(&mut self) -> Result<()> {
         let away = |worker: &Worker| worker.orders.is_none();
         if let Some(n) = self.workers.iter().position(away) {
             self.connect(n).await;
@@ -390,82 +434,5 @@ impl Run {
             self.note(format!("{task} hangs"));
         }
         Ok(())
-    }
-
-    /// Nothing fails any more: all calls get their answers, then all containers end.
-    async fn settle(&mut self) -> Result<()> {
-        self.note("everything settles".into());
-        let mut open = usize::MAX;
-        for second in 0..SETTLE_SECS {
-            self.find_worker().await?;
-            self.second(second).await?;
-            if second % 4 == 3 {
-                let before = std::mem::replace(&mut open, self.count_open().await?);
-                if open != before {
-                    self.note(format!("{open} inputs are open"));
-                }
-                if open == 0 {
-                    break;
-                }
-            }
-        }
-        if open > 0 {
-            self.tell_state().await?;
-        }
-        ensure!(open == 0, "end: {open} inputs have no answer");
-        for app in self.apps.clone() {
-            self.stop_app(&app).await?;
-        }
-        for second in 0..SETTLE_SECS {
-            self.second(second).await?;
-            if second % 4 == 3
-                && checks::all_ended(&self.plane, &self.workers, &self.kinds).await.is_ok()
-            {
-                break;
-            }
-        }
-        checks::all_ended(&self.plane, &self.workers, &self.kinds).await
-    }
-
-    /// Adds what is stored to the story.
-    async fn tell_state(&mut self) -> Result<()> {
-        let mut db = self.plane.store.read().await?;
-        let mut lines = Vec::new();
-        for (function, kind) in &self.kinds {
-            let open = store::inputs::open_of_function(&mut db, function).await?;
-            lines.push(format!("{function} has {} open inputs: {kind:?}", open.len()));
-            lines.extend(open.first().map(|open| format!("  the first: {open:?}")));
-        }
-        for task in store::tasks::alive(&mut db).await? {
-            lines.push(format!("{} of {} is {:?}", task.id, task.function, task.phase));
-        }
-        for worker in &self.workers {
-            let there = worker.orders.is_some();
-            let running = worker.containers.len();
-            let capacity = worker.capacity;
-            lines.push(format!("{} is there: {there}, runs {running}, {capacity:?}", worker.id));
-        }
-        lines.into_iter().for_each(|line| self.note(line));
-        Ok(())
-    }
-
-    async fn count_open(&self) -> Result<usize> {
-        let mut db = self.plane.store.read().await?;
-        let mut open = 0;
-        for function in self.kinds.keys() {
-            open += store::inputs::open_of_function(&mut db, function).await?.len();
-        }
-        Ok(open)
-    }
-
-    async fn second(&mut self, second: u32) -> Result<()> {
-        self.world.pass(Millis(1_000));
-        self.work(true).await?;
-        self.hear(true).await?;
-        self.look_at_deadlines().await?;
-        if second.is_multiple_of(2) {
-            reconcile::sweep(&self.plane).await?;
-        }
-        self.schedule().await
     }
 }

@@ -11,6 +11,7 @@ pub mod fleet;
 pub mod functions;
 pub mod identity;
 pub mod limits;
+pub mod printed;
 pub mod queue;
 pub mod reconcile;
 pub mod reports;
@@ -62,6 +63,8 @@ pub struct Plane {
     pub cancels: endings::Cancels,
     /// Containers that are to be gone.
     pub ends: endings::Ends,
+    /// What apps have printed lately.
+    pub printed: printed::Printed,
     /// What containers have streamed beside their calls.
     pub streamed: streamed::Streamed,
     /// Starts that failed in a row.
@@ -96,6 +99,7 @@ impl Plane {
             claims: claims::Claims::new(rand::random()),
             cancels: endings::Cancels::default(),
             ends: endings::Ends::default(),
+            printed: printed::Printed::default(),
             streamed: streamed::Streamed::default(),
             failures: scheduler::Failures::default(),
             tokens: identity::Tokens::default(),

@@ -212,3 +212,9 @@ pub const REPORT_TRIES_MAX: u32 = 5;
 
 /// How long a report that could not be written waits for its next try.
 pub const REPORT_RETRY: Duration = Duration::from_millis(500);
+
+/// Output of one app that is kept.
+pub const LOG_BYTES_KEPT: u64 = 256 << 20;
+
+/// Output of one app after which it is looked at whether there is more than is kept.
+pub const LOG_BYTES_BETWEEN_TRIMS: u64 = 32 << 20;

@@ -136,6 +136,7 @@ pub async fn stop_app(plane: &Plane, app: &App, why: &str) -> Result<(), store::
         kills.add(task.id, STOP_GRACE);
     }
     apps::finish_logs(&mut tx, &app.id).await?;
+    plane.printed.forget(&app.id);
     tx.ring(Hint::Logs(app.id.clone()));
     tx.commit().await?;
     plane.end_tasks(kills).await

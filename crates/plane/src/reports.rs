@@ -1,9 +1,10 @@
 //! What workers report, written down.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use model::link::{End, LogLine, Order, Report};
-use model::{Millis, TaskId, WorkerId};
+use model::{AppId, Millis, TaskId, WorkerId};
 use store::tasks::{Phase, Task};
 use store::{Hint, Tx, apps, images, logs, tasks};
 use tokio::sync::mpsc;
@@ -52,6 +53,7 @@ pub async fn take(plane: &Plane, batch: &[Report]) {
 async fn write(plane: &Plane, batch: &[Report]) -> Result<(), store::Error> {
     let mut tx = plane.store.begin().await?;
     let mut joined = Vec::new();
+    let mut full = BTreeSet::new();
     for report in batch {
         match report {
             Report::Joined { worker, capacity, running } => {
@@ -63,7 +65,7 @@ async fn write(plane: &Plane, batch: &[Report]) -> Result<(), store::Error> {
                 tasks::advance(&mut tx, task, Phase::Started, plane.now()).await?;
             }
             Report::Ended { task, end } => end_task(plane, &mut tx, task, end).await?,
-            Report::Log(line) => log(&mut tx, line).await?,
+            Report::Log(line) => full.extend(log(plane, &mut tx, line).await?),
             Report::BuildLog { image, data } => {
                 images::append_log(&mut tx, image, data).await?;
                 tx.ring(Hint::Image(image.clone()));
@@ -76,6 +78,10 @@ async fn write(plane: &Plane, batch: &[Report]) -> Result<(), store::Error> {
         }
     }
     tx.commit().await?;
+    if let Err(error) = plane.trim_output(full).await {
+        // The reports are written all the same; it is tried again after more output.
+        tracing::error!(%error, "an app's output could not be cut to size");
+    }
     for (worker, running) in joined {
         plane.fleet.admit(worker);
         end_unknown(plane, worker, running).await?;
@@ -107,8 +113,13 @@ async fn end_unknown(
     plane.end_tasks(kills).await
 }
 
-async fn log(tx: &mut Tx<'_>, line: &LogLine) -> Result<(), store::Error> {
-    let Some(task) = tasks::get_any(tx, &line.task).await? else { return Ok(()) };
+/// Keeps a line. Answers with its app if that has printed a lot.
+async fn log(
+    plane: &Plane,
+    tx: &mut Tx<'_>,
+    line: &LogLine,
+) -> Result<Option<AppId>, store::Error> {
+    let Some(task) = tasks::get_any(tx, &line.task).await? else { return Ok(None) };
     let entry = logs::Entry {
         seq: 0,
         app: task.app.clone(),
@@ -119,8 +130,9 @@ async fn log(tx: &mut Tx<'_>, line: &LogLine) -> Result<(), store::Error> {
         data: line.data.clone(),
     };
     logs::append(tx, &entry).await?;
-    tx.ring(Hint::Logs(task.app));
-    Ok(())
+    tx.ring(Hint::Logs(task.app.clone()));
+    let full = plane.printed.add(&task.app, line.data.len() as u64);
+    Ok(full.then_some(task.app))
 }
 
 /// Writes down that a container is gone.

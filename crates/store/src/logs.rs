@@ -61,3 +61,24 @@ pub async fn after(db: &mut Db, app: &AppId, after: u64, most: u32) -> Result<Ve
         })
         .collect()
 }
+
+/// Drops the oldest output of an app beyond `keep` bytes. Where it was, `marker` stands. Says
+/// whether something was dropped.
+pub async fn trim(db: &mut Db, app: &AppId, keep: u64, marker: &str, stream: i32) -> Result<bool> {
+    let sql = "SELECT max(seq) AS cut FROM (SELECT seq, sum(length(data)) OVER (ORDER BY seq DESC) \
+               AS bytes FROM logs WHERE app_id = $1) WHERE bytes > $2";
+    let row = sqlx::query(sql).bind(app.as_str()).bind(int(keep)).fetch_one(&mut *db).await?;
+    let Some(cut) = row.try_get::<Option<i64>, _>("cut")? else { return Ok(false) };
+    sqlx::query("DELETE FROM logs WHERE app_id = $1 AND seq < $2")
+        .bind(app.as_str())
+        .bind(cut)
+        .execute(&mut *db)
+        .await?;
+    sqlx::query("UPDATE logs SET data = $2, stream = $3 WHERE seq = $1")
+        .bind(cut)
+        .bind(marker.as_bytes())
+        .bind(stream)
+        .execute(db)
+        .await?;
+    Ok(true)
+}

@@ -4,6 +4,7 @@
 mod hostile;
 mod intake;
 mod matrix;
+mod mutants;
 mod objects;
 mod pickles;
 mod place;

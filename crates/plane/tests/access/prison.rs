@@ -230,3 +230,34 @@ async fn blobs_of_a_container_are_limited() {
         assert!(made <= 1_000, "a container announces empty blobs without end");
     }
 }
+
+/// What a container may stream beside its calls is limited, in large chunks and in empty ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn chunks_of_a_container_are_limited() {
+    use pb::function_call_put_data_request::CallInfo;
+    for (bytes, chunks, most) in [(1 << 20, 1, 16), (0, 10_000, 7)] {
+        let place = Place::new().await;
+        let call = &place.ours.cells[1].call;
+        let mut index = 0;
+        let mut taken = 0;
+        loop {
+            let chunk = |n: u64| pb::DataChunk {
+                index: index + n,
+                data_oneof: Some(pb::data_chunk::DataOneof::Data(vec![0; bytes].into())),
+                ..Default::default()
+            };
+            let request = pb::FunctionCallPutDataRequest {
+                call_info: Some(CallInfo::FunctionCallId(call.to_string())),
+                data_chunks: (1..=chunks).map(chunk).collect(),
+            };
+            index += chunks;
+            let case = ("FunctionCallPutDataOut", request.encode_to_vec());
+            match ask(&place, Who::Restricted, &case).await.code {
+                Code::Ok => taken += 1,
+                code => break assert_eq!(code, Code::ResourceExhausted),
+            }
+            assert!(taken <= most, "a container streams without end");
+        }
+        assert!(taken > 0, "it may not stream at all");
+    }
+}

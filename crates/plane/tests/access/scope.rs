@@ -37,7 +37,7 @@ pub(crate) fn case(name: &'static str, request: impl Message) -> Case {
 }
 
 /// Requests of a client, or of an open container, that name what is theirs.
-fn foreign(ours: &Tenant, theirs: &Tenant) -> Vec<Case> {
+pub(crate) fn foreign(ours: &Tenant, theirs: &Tenant) -> Vec<Case> {
     let cell = &theirs.cells[0];
     let (app_id, call) = (theirs.app.to_string(), cell.call.to_string());
     let environment_name = theirs.environment.clone();
