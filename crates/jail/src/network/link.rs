@@ -92,12 +92,12 @@ pub(super) fn sends(netlink: &mut Netlink, name: &str) -> io::Result<bool> {
     Ok(queues.any(|(_, queue)| text(queue) != "noop"))
 }
 
-/// Moves the interface to another group.
+/// Moves the interface to another group; none is fine.
 pub(super) fn regroup(netlink: &mut Netlink, name: &str, group: u32) -> io::Result<()> {
     let request = Request::new(libc::RTM_NEWLINK, 0, &link_body(0, 0, 0))
         .with(libc::IFLA_IFNAME, &zero_ended(name))
         .with(libc::IFLA_GROUP, &group.to_ne_bytes());
-    netlink.ask(request)
+    absent_is_fine(netlink.ask(request))
 }
 
 /// Deletes every interface of `group`, all after one wait of the kernel; none is fine.
@@ -265,4 +265,20 @@ fn text(value: &[u8]) -> String {
 
 fn number(value: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(value.get(..4)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Interfaces vanish with their namespaces, also between a listing and what is done by it.
+    #[test]
+    fn an_interface_that_is_gone_needs_no_mark_and_no_deletion() {
+        let mut netlink = Netlink::open().unwrap();
+        let name = "palgone0";
+        assert!(links(&mut netlink).unwrap().iter().all(|link| link.name != name));
+        regroup(&mut netlink, name, 4_000_000_001).unwrap();
+        delete(&mut netlink, name).unwrap();
+        delete_group(&mut netlink, 4_000_000_001).unwrap();
+    }
 }

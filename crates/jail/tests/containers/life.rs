@@ -19,6 +19,11 @@ fn is_running(text: &str) -> bool {
     })
 }
 
+/// A command that no other run of these tests has: `is_running` looks at the whole machine.
+fn sleep(number: u32) -> String {
+    format!("sleep {}", std::process::id() * 10 + number)
+}
+
 fn wait_until(what: &str, holds: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !holds() {
@@ -56,40 +61,46 @@ fn exit_codes_and_signals_are_told() {
 #[test]
 fn ends_with_its_program_whatever_is_left() {
     let ground = Ground::new();
-    let script = "trap '' TERM INT HUP; setsid sleep 98765 & (setsid sleep 98765 &) ; \
-                  (trap '' TERM; sleep 98765) & sleep 0.1; exit 5";
-    let said = ground.run(script);
+    let sleep = sleep(1);
+    let script = format!(
+        "trap '' TERM INT HUP; setsid {sleep} & (setsid {sleep} &) ; (trap '' TERM; {sleep}) & \
+         sleep 0.1; exit 5"
+    );
+    let said = ground.run(&script);
     assert_eq!(said.ended.exit, Exit::Code(5));
-    assert!(!is_running("sleep 98765"));
+    assert!(!is_running(&sleep));
     leaves_nothing(&ground);
 }
 
 #[test]
 fn ending_kills_the_whole_tree() {
     let ground = Ground::new();
-    let script = "trap '' TERM INT HUP; setsid sleep 87654 & (setsid sleep 87654 &); \
-                  while true; do sleep 87654; done";
-    let running = start(&ground.plan(script));
-    wait_until("the tree is there", || is_running("sleep 87654"));
+    let sleep = sleep(2);
+    let script = format!(
+        "trap '' TERM INT HUP; setsid {sleep} & (setsid {sleep} &); while true; do {sleep}; done"
+    );
+    let running = start(&ground.plan(&script));
+    wait_until("the tree is there", || is_running(&sleep));
     let ended = running.end().ended;
     assert_eq!((ended.exit, ended.oom), (Exit::Signal(9), false));
-    assert!(!is_running("sleep 87654"));
+    assert!(!is_running(&sleep));
     leaves_nothing(&ground);
 }
 
 #[test]
 fn dropping_ends_too() {
     let ground = Ground::new();
-    let (prepared, _, _) = prepare(&ground.plan("sleep 76543"));
+    let sleep = sleep(3);
+    let (prepared, _, _) = prepare(&ground.plan(&sleep));
     let pid = prepared.pid();
     assert!(Path::new(&format!("/proc/{pid}")).exists());
     drop(prepared);
     assert!(!Path::new(&format!("/proc/{pid}")).exists());
     leaves_nothing(&ground);
-    let running = start(&ground.plan("sleep 76543"));
-    wait_until("the program runs", || is_running("sleep 76543"));
+    let running = start(&ground.plan(&sleep));
+    wait_until("the program runs", || is_running(&sleep));
     drop(running.child);
-    assert!(!is_running("sleep 76543"));
+    assert!(!is_running(&sleep));
     leaves_nothing(&ground);
 }
 
@@ -252,16 +263,15 @@ fn the_caller_may_listen_inside() {
 }
 
 /// Runs `jail-run` on a plan and kills it with SIGKILL once the program runs.
-fn kill_caller(ground: &Ground, seconds: u32, end_with_caller: bool) {
-    let mut plan = ground.plan(&format!("sleep {seconds}"));
+fn kill_caller(ground: &Ground, script: &str, end_with_caller: bool) {
+    let mut plan = ground.plan(script);
     plan.layers = vec![base().to_owned()];
     plan.end_with_caller = end_with_caller;
     let path = ground.path("plan.json");
     fs::write(&path, serde_json::to_vec(&plan).unwrap()).unwrap();
     let mut caller =
         Command::new(exe()).arg(path).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
-    let text = format!("sleep {seconds}");
-    wait_until("the program runs", || is_running(&text));
+    wait_until("the program runs", || is_running(script));
     caller.kill().unwrap();
     caller.wait().unwrap();
 }
@@ -269,8 +279,9 @@ fn kill_caller(ground: &Ground, seconds: u32, end_with_caller: bool) {
 #[test]
 fn a_container_ends_with_a_killed_caller() {
     let ground = Ground::new();
-    kill_caller(&ground, 65432, true);
-    wait_until("the container ended", || !is_running("sleep 65432"));
+    let sleep = sleep(4);
+    kill_caller(&ground, &sleep, true);
+    wait_until("the container ended", || !is_running(&sleep));
     // What is left is empty groups.
     assert!(!jail::sweep(&ground.parent).unwrap().groups.is_empty());
     leaves_nothing(&ground);
@@ -280,11 +291,12 @@ fn a_container_ends_with_a_killed_caller() {
 #[test]
 fn a_container_that_outlives_its_caller_is_swept() {
     let ground = Ground::new();
-    kill_caller(&ground, 54321, false);
+    let sleep = sleep(5);
+    kill_caller(&ground, &sleep, false);
     std::thread::sleep(Duration::from_millis(200));
-    assert!(is_running("sleep 54321"));
+    assert!(is_running(&sleep));
     assert!(!jail::sweep(&ground.parent).unwrap().groups.is_empty());
-    assert!(!is_running("sleep 54321"));
+    assert!(!is_running(&sleep));
     leaves_nothing(&ground);
 }
 

@@ -1,0 +1,42 @@
+//! Long polls: look at the store, wait for a hint, look again.
+
+use std::time::Duration;
+
+use store::{Ear, Hint};
+use tokio::time::Instant;
+
+use crate::Plane;
+use crate::limits::SCAN_EVERY;
+
+/// A long poll. Begin it before the first look, so that no hint falls between look and wait.
+#[derive(Debug)]
+pub(super) struct Poll {
+    ear: Ear,
+    until: Instant,
+}
+
+impl Poll {
+    /// A poll that listens to `hint` for `most`, from now on.
+    pub(super) fn begin(plane: &Plane, hint: Hint, most: Duration) -> Self {
+        Self::until(plane, hint, Instant::now() + most)
+    }
+
+    /// A poll that listens to `hint` until `until`.
+    pub(super) fn until(plane: &Plane, hint: Hint, until: Instant) -> Self {
+        Self { ear: plane.store.hints().listen(hint), until }
+    }
+
+    /// Waits until it is worth looking again: the hint was rung, or one may have been lost.
+    /// `false` at once if the time is up or the server ends: the last look was the last.
+    pub(super) async fn again(&mut self, plane: &Plane) -> bool {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() || plane.is_closing() {
+            return false;
+        }
+        tokio::select! {
+            () = self.ear.wait(left.min(SCAN_EVERY)) => {}
+            () = plane.closed() => {}
+        }
+        true
+    }
+}
