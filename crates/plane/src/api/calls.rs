@@ -12,10 +12,11 @@ use wire::client as pb;
 use super::gate::{Cx, Member};
 use super::logs::place;
 use super::outcome::{carried, generic_result, inline_bytes};
+use super::poll::Poll;
 use super::refusal::Refusal;
 use crate::limits::{
     INPUTS_OUTSTANDING_MAX, INPUTS_PER_REQUEST_MAX, INPUTS_QUEUED_MAX, OUTPUT_BYTES_MAX,
-    OUTPUTS_MAX, POLL_MAX, SCAN_EVERY,
+    OUTPUTS_MAX, POLL_MAX,
 };
 
 /// Inputs of a request, checked: an index and what is carried.
@@ -215,8 +216,7 @@ pub(super) async fn get_outputs(
     let wanted = wanted(&req)?;
     let id = CallId::parse(&req.function_call_id)?;
     let wait = Duration::try_from_secs_f32(req.timeout).unwrap_or_default().min(POLL_MAX);
-    let until = tokio::time::Instant::now() + wait;
-    let mut ear = cx.plane.store.hints().listen(Hint::Outputs(id.clone()));
+    let mut poll = Poll::begin(&cx.plane, Hint::Outputs(id.clone()), wait);
     let most = match u32::try_from(req.max_values) {
         Ok(0) | Err(_) => OUTPUTS_MAX,
         Ok(n) => n.min(OUTPUTS_MAX),
@@ -227,13 +227,8 @@ pub(super) async fn get_outputs(
             let call = find(&cx, &mut db, &req.function_call_id).await?;
             (call, inputs::done(&mut db, &id, wanted, most).await?)
         };
-        let left = until.saturating_duration_since(tokio::time::Instant::now());
-        if !done.is_empty() || left.is_zero() || cx.plane.is_closing() {
+        if !done.is_empty() || !poll.again(&cx.plane).await {
             return Ok(answer(&req, &call, done));
-        }
-        tokio::select! {
-            () = ear.wait(left.min(SCAN_EVERY)) => {}
-            () = cx.plane.closed() => {}
         }
     }
 }

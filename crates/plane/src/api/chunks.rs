@@ -1,7 +1,5 @@
 //! Chunks that stream beside a call: what a generator yields on its way to the caller.
 
-use std::time::Duration;
-
 use futures::Stream;
 use model::output::Payload;
 use model::{BlobId, CallId};
@@ -12,11 +10,10 @@ use wire::client as pb;
 use super::containers::restricts_output;
 use super::gate::{Cx, Known, Member, Task};
 use super::outcome::is_pickle_free;
+use super::poll::Poll;
 use super::refusal::Refusal;
 use crate::Plane;
-use crate::limits::{
-    CHUNK_BYTES_MIN, CHUNKS_PER_REQUEST_MAX, POLL_MAX, SCAN_EVERY, TASK_PAYLOADS_MAX,
-};
+use crate::limits::{CHUNK_BYTES_MIN, CHUNKS_PER_REQUEST_MAX, POLL_MAX, TASK_PAYLOADS_MAX};
 
 /// Chunks in one look at the store.
 const CHUNKS_PER_LOOK: u32 = 64;
@@ -139,8 +136,7 @@ struct Follow {
     direction: Direction,
     after: u64,
     ready: std::collections::VecDeque<Chunk>,
-    ear: store::Ear,
-    until: tokio::time::Instant,
+    poll: Poll,
 }
 
 fn follow(
@@ -149,10 +145,9 @@ fn follow(
     direction: Direction,
     after: u64,
 ) -> impl Stream<Item = Result<pb::DataChunk, Refusal>> + use<> {
-    let ear = plane.store.hints().listen(Hint::Data(id.clone()));
-    let until = tokio::time::Instant::now() + POLL_MAX;
+    let poll = Poll::begin(&plane, Hint::Data(id.clone()), POLL_MAX);
     let ready = std::collections::VecDeque::new();
-    let follow = Follow { plane, id, direction, after, ready, ear, until };
+    let follow = Follow { plane, id, direction, after, ready, poll };
     futures::stream::unfold(follow, |mut follow| async move {
         follow.next().await.map(|item| (item, follow))
     })
@@ -173,15 +168,8 @@ impl Follow {
                 Ok(_) => {}
                 Err(error) => return Some(Err(error.into())),
             }
-            let left = self.until.saturating_duration_since(tokio::time::Instant::now());
-            if left.is_zero() || self.plane.is_closing() {
+            if !self.poll.again(&self.plane).await {
                 return None;
-            }
-            let plane = self.plane.clone();
-            let wait: Duration = left.min(SCAN_EVERY);
-            tokio::select! {
-                () = self.ear.wait(wait) => {}
-                () = plane.closed() => {}
             }
         }
     }

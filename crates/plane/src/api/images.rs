@@ -12,8 +12,9 @@ use wire::client as pb;
 
 use super::gate::{Cx, Member};
 use super::logs::{place, text};
+use super::poll::Poll;
 use super::refusal::Refusal;
-use crate::limits::{LOG_ENTRIES_MAX, POLL_MAX, SCAN_EVERY};
+use crate::limits::{LOG_ENTRIES_MAX, POLL_MAX};
 
 /// What an image definition may say that cannot be had here.
 fn refuse_unserved(image: &pb::Image) -> Result<(), Refusal> {
@@ -170,8 +171,7 @@ struct Follow {
     id: ImageId,
     after: u64,
     quiet: bool,
-    until: tokio::time::Instant,
-    ear: store::Ear,
+    poll: Poll,
     done: bool,
 }
 
@@ -188,8 +188,7 @@ pub(super) async fn join(
     let follow = Follow {
         quiet: image.phase == Phase::Ready && !req.include_logs_for_finished && after == 0,
         after,
-        until: tokio::time::Instant::now() + wait,
-        ear: cx.plane.store.hints().listen(Hint::Image(id.clone())),
+        poll: Poll::begin(&cx.plane, Hint::Image(id.clone()), wait),
         cx,
         id,
         done: false,
@@ -213,14 +212,8 @@ impl Follow {
                     return Some(Err(refusal));
                 }
             }
-            let left = self.until.saturating_duration_since(tokio::time::Instant::now());
-            if left.is_zero() || self.cx.plane.is_closing() {
+            if !self.poll.again(&self.cx.plane).await {
                 return None;
-            }
-            let plane = self.cx.plane.clone();
-            tokio::select! {
-                () = self.ear.wait(left.min(SCAN_EVERY)) => {}
-                () = plane.closed() => {}
             }
         }
     }

@@ -9,8 +9,9 @@ use store::{Hint, apps};
 use wire::client as pb;
 
 use super::gate::{Cx, Member};
+use super::poll::Poll;
 use super::refusal::Refusal;
-use crate::limits::{LOG_ENTRIES_MAX, POLL_MAX, SCAN_EVERY};
+use crate::limits::{LOG_ENTRIES_MAX, POLL_MAX};
 
 /// The place that an entry id names: the number before the dash, if there is one.
 pub(super) fn place(entry_id: &str) -> u64 {
@@ -27,8 +28,7 @@ struct Follow {
     app: AppId,
     req: pb::AppGetLogsRequest,
     after: u64,
-    until: tokio::time::Instant,
-    ear: store::Ear,
+    poll: Poll,
     done: bool,
 }
 
@@ -45,16 +45,8 @@ pub(super) async fn get_logs(
     };
     let app = app.ok_or_else(|| Refusal::not_found("app", &req.app_id))?.id;
     let wait = Duration::try_from_secs_f32(req.timeout).unwrap_or(POLL_MAX).min(POLL_MAX);
-    let ear = cx.plane.store.hints().listen(Hint::Logs(app.clone()));
-    let follow = Follow {
-        after: place(&req.last_entry_id),
-        until: tokio::time::Instant::now() + wait,
-        cx,
-        app,
-        req,
-        ear,
-        done: false,
-    };
+    let poll = Poll::begin(&cx.plane, Hint::Logs(app.clone()), wait);
+    let follow = Follow { after: place(&req.last_entry_id), cx, app, req, poll, done: false };
     Ok(futures::stream::unfold(follow, |mut follow| async move {
         follow.next().await.map(|item| (item, follow))
     }))
@@ -74,14 +66,8 @@ impl Follow {
                     return Some(Err(refusal));
                 }
             }
-            let left = self.until.saturating_duration_since(tokio::time::Instant::now());
-            if left.is_zero() || self.cx.plane.is_closing() {
+            if !self.poll.again(&self.cx.plane).await {
                 return None;
-            }
-            let plane = self.cx.plane.clone();
-            tokio::select! {
-                () = self.ear.wait(left.min(SCAN_EVERY)) => {}
-                () = plane.closed() => {}
             }
         }
     }

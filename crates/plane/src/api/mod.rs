@@ -25,6 +25,7 @@ mod logs;
 mod mounts;
 mod objects;
 mod outcome;
+mod poll;
 mod queues;
 mod replay;
 mod secrets;

@@ -15,13 +15,14 @@ use wire::rpc::client as rpc;
 use super::environments;
 use super::gate::{Cx, Member};
 use super::objects::{creation_info, list_page, named};
+use super::poll::Poll;
 use super::receipt::Receipt;
 use super::refusal::Refusal;
 use super::replay;
 use crate::limits::{
     QUEUE_ITEM_BYTES_MAX, QUEUE_ITEMS_MAX, QUEUE_NEXT_BYTES_MAX, QUEUE_NEXT_ITEMS_MAX,
     QUEUE_NEXT_POLL_MAX, QUEUE_PARTITION_BYTES_MAX, QUEUE_PARTITION_KEY_BYTES_MAX,
-    QUEUE_PARTITION_TTL_MAX, QUEUE_PARTITIONS_MAX, QUEUE_POLL_MAX, SCAN_EVERY,
+    QUEUE_PARTITION_TTL_MAX, QUEUE_PARTITIONS_MAX, QUEUE_POLL_MAX,
 };
 
 const ROOM: Room = Room {
@@ -267,18 +268,13 @@ pub(super) async fn get(
         () = tokio::time::sleep_until(until) => return Ok(none()),
         () = cx.plane.closed() => return Ok(none()),
     };
-    let mut ear = cx.plane.store.hints().listen(Hint::Queue(wanted.queue.clone()));
+    let mut poll = Poll::until(&cx.plane, Hint::Queue(wanted.queue.clone()), until);
     loop {
         if let Some((values, receipt)) = cx.plane.take(cx.scope(), &wanted).await? {
             return Ok((pb::QueueGetResponse { values }, receipt));
         }
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() || cx.plane.is_closing() {
+        if !poll.again(&cx.plane).await {
             return Ok(none());
-        }
-        tokio::select! {
-            () = ear.wait(left.min(SCAN_EVERY)) => {}
-            () = cx.plane.closed() => {}
         }
         // It may have been deleted.
         find(&mut *cx.plane.store.read().await?, cx.scope(), &req.queue_id).await?;
@@ -297,9 +293,9 @@ pub(super) async fn next_items(
             Refusal::invalid("last_entry_id", "it does not come from an earlier answer")
         })?,
     };
-    let until = Instant::now() + seconds(req.item_poll_timeout, QUEUE_NEXT_POLL_MAX);
+    let most = seconds(req.item_poll_timeout, QUEUE_NEXT_POLL_MAX);
     let id = QueueId::parse(&req.queue_id)?;
-    let mut ear = cx.plane.store.hints().listen(Hint::Queue(id.clone()));
+    let mut poll = Poll::begin(&cx.plane, Hint::Queue(id.clone()), most);
     loop {
         let (key, now) = (&req.partition_key, cx.now());
         let found = {
@@ -308,17 +304,12 @@ pub(super) async fn next_items(
             let (most, bytes_max) = (QUEUE_NEXT_ITEMS_MAX, QUEUE_NEXT_BYTES_MAX);
             items::after(&mut db, &id, key, after, most, bytes_max, now).await?
         };
-        let left = until.saturating_duration_since(Instant::now());
-        if !found.is_empty() || left.is_zero() || cx.plane.is_closing() {
+        if !found.is_empty() || !poll.again(&cx.plane).await {
             let item = |item: items::Item| pb::QueueItem {
                 entry_id: item.seq.to_string(),
                 value: item.value,
             };
             return Ok(pb::QueueNextItemsResponse { items: found.into_iter().map(item).collect() });
-        }
-        tokio::select! {
-            () = ear.wait(left.min(SCAN_EVERY)) => {}
-            () = cx.plane.closed() => {}
         }
     }
 }
