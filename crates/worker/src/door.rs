@@ -7,6 +7,7 @@ use std::net::TcpListener as StdTcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use futures::future::BoxFuture;
@@ -27,6 +28,17 @@ pub const DOOR_INSIDE: &str = "/run/palisade/door";
 
 /// The socket's name in that folder.
 pub const SOCKET_NAME: &str = "sock";
+
+/// What the server holds of one request that it has not read yet.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+
+/// What the server holds of one connection's requests that it has not read yet: with
+/// `DOOR_CONNECTIONS_MAX` of them, 128 MiB for a container that does its worst. A socket on the
+/// same machine gains nothing from more.
+const CONNECTION_WINDOW_BYTES: u32 = 2 << 20;
+
+/// How long a door waits after a failed accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Makes the routes behind one container's door; none if it has ended.
 pub type MakeRoutes = dyn Fn(TaskId) -> BoxFuture<'static, Option<Router>> + Send + Sync;
@@ -150,8 +162,8 @@ where
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http2()
-        .initial_stream_window_size(4 << 20)
-        .initial_connection_window_size(16 << 20)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(1_024);
     let service = TowerToHyperService::new(router);
     if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
@@ -166,18 +178,10 @@ impl Door {
     }
 
     fn serve_unix(&mut self, listener: UnixListener) {
-        let (router, slots) = (self.router.clone(), self.slots.clone());
-        self.serving.spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok(slot) = slots.clone().acquire_owned().await {
-                let Ok((stream, _)) = listener.accept().await else { break };
-                let work = serve(stream, router.clone());
-                connections.spawn(async move {
-                    work.await;
-                    drop(slot);
-                });
-                while connections.try_join_next().is_some() {}
-            }
+        let listener = Arc::new(listener);
+        self.serve_from(move || {
+            let listener = listener.clone();
+            async move { Ok(listener.accept().await?.0) }
         });
     }
 
@@ -185,12 +189,34 @@ impl Door {
     /// fetched over TCP.
     pub fn serve_tcp(&mut self, listener: StdTcpListener) -> io::Result<()> {
         listener.set_nonblocking(true)?;
-        let listener = TcpListener::from_std(listener)?;
+        let listener = Arc::new(TcpListener::from_std(listener)?);
+        self.serve_from(move || {
+            let listener = listener.clone();
+            async move { Ok(listener.accept().await?.0) }
+        });
+        Ok(())
+    }
+
+    /// Serves every connection that `accept` gives; all sockets of the door share its slots. A
+    /// failed accept (a connection given up by its maker, the server out of descriptors) is tried
+    /// again: a door that ended for it would shut its container out for good.
+    fn serve_from<S, F>(&mut self, accept: impl Fn() -> F + Send + 'static)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        F: Future<Output = io::Result<S>> + Send,
+    {
         let (router, slots) = (self.router.clone(), self.slots.clone());
         self.serving.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok(slot) = slots.clone().acquire_owned().await {
-                let Ok((stream, _)) = listener.accept().await else { break };
+                let stream = match accept().await {
+                    Ok(stream) => stream,
+                    Err(error) => {
+                        tracing::warn!(%error, "a container's connection was not accepted");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                        continue;
+                    }
+                };
                 let work = serve(stream, router.clone());
                 connections.spawn(async move {
                     work.await;
@@ -199,7 +225,6 @@ impl Door {
                 while connections.try_join_next().is_some() {}
             }
         });
-        Ok(())
     }
 }
 
