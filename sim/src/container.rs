@@ -171,14 +171,14 @@ impl Run {
         let kind = self.kinds[&function].clone();
         let most = u32::try_from(self.chance.within(1..5))?;
         let taken = self.plane.claim(task, &function, most).await?;
-        for (open, _) in &taken {
+        for store::inputs::Ready { open, .. } in &taken {
             let blocked = network == Network::Blocked;
             ensure!(blocked == kind.blocked, "outdated: {task} takes {} by old rules", open.id);
             let asked = self.asked.get(&open.call);
             let cancelled = asked.is_none_or(|asked| asked.cancelled.is_some());
             ensure!(!cancelled, "cancel: {} runs after its call was cancelled", open.id);
         }
-        self.hold(worker, task, taken.into_iter().map(|(open, _)| open).collect())
+        self.hold(worker, task, taken.into_iter().map(|ready| ready.open).collect())
     }
 
     /// Remembers what a container has taken.

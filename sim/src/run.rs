@@ -229,7 +229,7 @@ impl Run {
                     continue;
                 }
                 let taken = self.plane.claim(task, &container.function, 1).await?;
-                let taken = taken.into_iter().map(|(open, _)| open).collect();
+                let taken = taken.into_iter().map(|ready| ready.open).collect();
                 let mut all = self.taken_meanwhile.lock().unwrap_or_else(PoisonError::into_inner);
                 all.push((n, task.clone(), taken));
             }

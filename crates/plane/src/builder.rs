@@ -11,7 +11,7 @@ use crate::limits::SCAN_EVERY;
 
 /// Runs until the server ends.
 pub async fn run(plane: Arc<Plane>) {
-    let mut ear = plane.store.hints().listen(Hint::Schedule);
+    let mut ear = plane.store.hints().listen(Hint::Builds);
     while !plane.is_closing() {
         if let Err(error) = tick(&plane).await {
             tracing::error!(%error, "the builder could not look at the images");

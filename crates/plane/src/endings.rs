@@ -147,6 +147,7 @@ impl Plane {
                 Err(error) => {
                     tracing::warn!(%error, task = %task.id, "a container could not be stopped yet");
                     self.ends.set(task.id, now + UNDELIVERED_RETRY);
+                    self.store.hints().ring(&Hint::Deadlines);
                 }
             }
         }

@@ -2,6 +2,7 @@
 //! container's files (A4).
 
 pub mod api;
+pub mod backlog;
 pub mod blobs;
 pub mod builder;
 pub mod claims;
@@ -57,6 +58,8 @@ pub struct Plane {
     pub fleet: fleet::Fleet,
     /// Functions at hand.
     pub functions: functions::Functions,
+    /// How many inputs wait.
+    pub backlog: backlog::Backlog,
     /// Items of queues that are on their way.
     pub claims: claims::Claims,
     /// Inputs that are to be given up by the containers that hold them.
@@ -96,6 +99,7 @@ impl Plane {
             config,
             fleet: fleet::Fleet::default(),
             functions: functions::Functions::default(),
+            backlog: backlog::Backlog::default(),
             claims: claims::Claims::new(rand::random()),
             cancels: endings::Cancels::default(),
             ends: endings::Ends::default(),

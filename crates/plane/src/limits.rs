@@ -44,6 +44,9 @@ pub const HEARTBEAT_POLL: Duration = Duration::from_secs(12);
 /// How long a sleeper trusts that no hint was lost.
 pub const SCAN_EVERY: Duration = Duration::from_secs(2);
 
+/// The scheduler's looks begin at least this far apart: short beside the start of a container.
+pub const LOOK_EVERY: Duration = Duration::from_millis(10);
+
 /// Outputs in one answer.
 pub const OUTPUTS_MAX: u32 = 64;
 

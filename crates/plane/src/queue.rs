@@ -5,17 +5,17 @@ use model::call::{Effect, Event, Input, Rules, State, step};
 use model::output::Outcome;
 use model::{CallId, FunctionId, InputId, Millis, TaskId, Time};
 use store::calls::{self, Call};
-use store::inputs::{self, Carried, OpenInput};
+use store::inputs::{self, Carried, OpenInput, Ready};
 use store::{Hint, Tx, tasks};
 
 use crate::endings::Kills;
 use crate::functions::rules;
-use crate::limits::STOP_GRACE;
+use crate::limits::{SCAN_EVERY, STOP_GRACE};
 use crate::{Plane, scheduler};
 
 /// Moves an input on, writes it, and rings for what follows.
 pub async fn apply(
-    tx: &mut Tx<'_>,
+    tx: &mut Tx,
     mut open: OpenInput,
     event: Event,
     rules: &Rules,
@@ -41,9 +41,10 @@ pub async fn apply(
                 tx.ring(Hint::Outputs(open.call.clone()));
                 tx.ring(Hint::Data(open.call.clone()));
             }
-            Effect::Offer { .. } => {
+            Effect::Offer { not_before } => {
                 tx.ring(Hint::Inputs(open.function.clone()));
                 tx.ring(Hint::Schedule);
+                ring_if_soon(tx, not_before.since(now));
             }
             Effect::Kill { .. } => {}
         }
@@ -51,18 +52,24 @@ pub async fn apply(
     Ok((open, effects))
 }
 
+/// Whoever watches deadlines looks every `SCAN_EVERY`; what is due sooner must wake it.
+fn ring_if_soon(tx: &mut Tx, due_in: Millis) {
+    if due_in > Millis(0) && due_in.duration() < SCAN_EVERY {
+        tx.ring(Hint::Deadlines);
+    }
+}
+
 impl Plane {
     /// Queues inputs of a call; those whose index is there already stay as they are. Answers with
     /// the ids, in the order asked for.
     pub async fn submit(
         &self,
-        tx: &mut Tx<'_>,
+        tx: &mut Tx,
         call: &Call,
         wanted: Vec<(u32, Carried)>,
         now: Time,
     ) -> Result<Vec<InputId>, store::Error> {
-        let mut ids = Vec::with_capacity(wanted.len());
-        for (index, carried) in wanted {
+        let place = |(index, carried)| {
             let open = OpenInput {
                 id: InputId::new(self.bits()),
                 call: call.id.clone(),
@@ -70,8 +77,10 @@ impl Plane {
                 index,
                 input: Input::new(now),
             };
-            ids.push(inputs::insert(tx, &open, &carried).await?);
-        }
+            (open, carried)
+        };
+        let placed: Vec<_> = wanted.into_iter().map(place).collect();
+        let ids = inputs::insert(tx, &call.id, &placed).await?;
         tx.ring(Hint::Inputs(call.function.clone()));
         tx.ring(Hint::Schedule);
         Ok(ids)
@@ -84,10 +93,11 @@ impl Plane {
         task: &TaskId,
         function: &FunctionId,
         most: u32,
-    ) -> Result<Vec<(OpenInput, Carried)>, store::Error> {
+    ) -> Result<Vec<Ready>, store::Error> {
         let now = self.now();
         let mut tx = self.store.begin().await?;
-        let Some(row) = tasks::get_any(&mut tx, task).await? else { return Ok(Vec::new()) };
+        let Some(turn) = tasks::turn(&mut tx, task, now).await? else { return Ok(Vec::new()) };
+        let row = turn.task;
         if row.phase != tasks::Phase::Ready || row.is_spent() || self.is_closing() {
             return Ok(Vec::new());
         }
@@ -97,18 +107,16 @@ impl Plane {
         let Some(spec) = &stored.spec else { return Ok(Vec::new()) };
         let room = match row.single_use {
             true => 1,
-            false => {
-                spec.concurrency.room()
-                    - inputs::held(&mut tx, task).await?.min(spec.concurrency.room())
-            }
+            false => spec.concurrency.room().saturating_sub(turn.held),
         };
         let most = most.min(spec.concurrency.batch_max.max(1)).min(room);
         let mut taken = Vec::new();
-        for (open, carried) in inputs::ready(&mut tx, function, now, most).await? {
+        for ready in inputs::ready(&mut tx, function, now, most).await? {
             let event = Event::Claimed { task: task.clone() };
-            let (open, _) = apply(&mut tx, open, event, &rules(spec), now).await?;
-            if matches!(open.input.state, State::Running { .. }) {
-                taken.push((open, carried));
+            let (open, _) = apply(&mut tx, ready.open, event, &rules(spec), now).await?;
+            if let State::Running { deadline, .. } = open.input.state {
+                ring_if_soon(&mut tx, deadline.since(now));
+                taken.push(Ready { open, ..ready });
             }
         }
         if !taken.is_empty() {
@@ -146,7 +154,7 @@ impl Plane {
     /// The rules of a function's inputs.
     pub async fn rules_of(
         &self,
-        tx: &mut Tx<'_>,
+        tx: &mut Tx,
         function: &FunctionId,
     ) -> Result<Option<Rules>, store::Error> {
         let function = self.functions.get(tx, function).await?;
@@ -191,7 +199,7 @@ impl Plane {
     /// Cancels inputs.
     pub async fn cancel(
         &self,
-        tx: &mut Tx<'_>,
+        tx: &mut Tx,
         open: Vec<OpenInput>,
         why: &str,
         terminate: bool,
@@ -236,7 +244,7 @@ impl Plane {
 /// What a container's end means for the inputs it held, and for its function.
 pub async fn container_ended(
     plane: &Plane,
-    tx: &mut Tx<'_>,
+    tx: &mut Tx,
     task: &tasks::Task,
     end: &model::link::End,
     now: Time,

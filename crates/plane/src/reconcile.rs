@@ -19,7 +19,7 @@ use crate::{Plane, expiry};
 
 /// Ends attempts in time: sleeps until the next deadline, runs until the server ends.
 pub async fn run_deadlines(plane: Arc<Plane>) {
-    let mut ear = plane.store.hints().listen(Hint::Schedule);
+    let mut ear = plane.store.hints().listen(Hint::Deadlines);
     let mut looked_at = plane.now();
     while !plane.is_closing() {
         let now = plane.now();

@@ -73,6 +73,7 @@ async fn write(plane: &Plane, batch: &[Report]) -> Result<(), store::Error> {
             Report::Built { image, result } => {
                 images::finish(&mut tx, image, result).await?;
                 tx.ring(Hint::Image(image.clone()));
+                tx.ring(Hint::Builds);
                 tx.ring(Hint::Schedule);
             }
         }
@@ -86,6 +87,7 @@ async fn write(plane: &Plane, batch: &[Report]) -> Result<(), store::Error> {
         plane.fleet.admit(worker);
         end_unknown(plane, worker, running).await?;
         plane.store.hints().ring(&Hint::Schedule);
+        plane.store.hints().ring(&Hint::Builds);
     }
     Ok(())
 }
@@ -114,11 +116,7 @@ async fn end_unknown(
 }
 
 /// Keeps a line. Answers with its app if that has printed a lot.
-async fn log(
-    plane: &Plane,
-    tx: &mut Tx<'_>,
-    line: &LogLine,
-) -> Result<Option<AppId>, store::Error> {
+async fn log(plane: &Plane, tx: &mut Tx, line: &LogLine) -> Result<Option<AppId>, store::Error> {
     let Some(task) = tasks::get_any(tx, &line.task).await? else { return Ok(None) };
     let entry = logs::Entry {
         seq: 0,
@@ -142,12 +140,7 @@ pub async fn ended(plane: &Plane, task: &TaskId, end: End) -> Result<(), store::
     tx.commit().await
 }
 
-async fn end_task(
-    plane: &Plane,
-    tx: &mut Tx<'_>,
-    id: &TaskId,
-    end: &End,
-) -> Result<(), store::Error> {
+async fn end_task(plane: &Plane, tx: &mut Tx, id: &TaskId, end: &End) -> Result<(), store::Error> {
     let now = plane.now();
     let Some(task) = tasks::get_any(tx, id).await? else { return Ok(()) };
     if !tasks::end(tx, id, end, now).await? {
@@ -163,12 +156,7 @@ async fn end_task(
 }
 
 /// A container that died says so among its app's lines.
-async fn tell(
-    tx: &mut Tx<'_>,
-    task: &Task,
-    end: &End,
-    now: model::Time,
-) -> Result<(), store::Error> {
+async fn tell(tx: &mut Tx, task: &Task, end: &End, now: model::Time) -> Result<(), store::Error> {
     match end {
         End::Exit { code: 0 } | End::Stopped | End::Lost => return Ok(()),
         End::Exit { .. } | End::Signal { .. } => {}
@@ -190,7 +178,7 @@ async fn tell(
 /// Containers that a worker does not know any more are lost, and so are its builds.
 async fn forget_lost(
     plane: &Plane,
-    tx: &mut Tx<'_>,
+    tx: &mut Tx,
     worker: &WorkerId,
     running: &[TaskId],
 ) -> Result<(), store::Error> {

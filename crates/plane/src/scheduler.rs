@@ -18,7 +18,7 @@ use store::{Hint, Tx, functions, inputs, tasks};
 use crate::Plane;
 use crate::api::start::task_spec;
 use crate::endings::Kills;
-use crate::limits::SCAN_EVERY;
+use crate::limits::{LOOK_EVERY, SCAN_EVERY};
 
 /// Starts that failed in a row, by function, with how the last one ended.
 #[derive(Debug, Default)]
@@ -53,15 +53,16 @@ pub fn is_failure(end: &End) -> bool {
     }
 }
 
-/// Runs until the server ends.
+/// Runs until the server ends. Under load every call rings; looks keep a distance all the same.
 pub async fn run(plane: Arc<Plane>) {
     let mut ear = plane.store.hints().listen(Hint::Schedule);
     while !plane.is_closing() {
+        let next = tokio::time::Instant::now() + LOOK_EVERY;
         if let Err(error) = tick(&plane).await {
             tracing::error!(%error, "the scheduler could not look at the functions");
         }
         tokio::select! {
-            () = ear.wait(SCAN_EVERY) => {}
+            () = ear.wait(SCAN_EVERY) => tokio::time::sleep_until(next).await,
             () = plane.closed() => {}
         }
     }
@@ -238,7 +239,7 @@ async fn start(
 /// Whether the function is still as it was when it was looked at, and its app lives. Whoever
 /// changes either ends the containers that he finds in the same transaction: so a container is
 /// ended, or never made.
-async fn is_current(tx: &mut Tx<'_>, function: &Function) -> Result<bool, store::Error> {
+async fn is_current(tx: &mut Tx, function: &Function) -> Result<bool, store::Error> {
     let scope = store::Scope { workspace: function.workspace.clone() };
     let app = store::apps::get(tx, &scope, &function.app).await?;
     if app.is_none_or(|app| app.stopped_at.is_some()) {

@@ -27,16 +27,12 @@ impl Plane {
         function: &FunctionId,
         began: Time,
     ) -> Result<Work, store::Error> {
-        let (row, waits) = {
-            let mut db = self.store.read().await?;
-            let row = tasks::get_any(&mut db, task).await?;
-            (row, inputs::waits(&mut db, function, self.now()).await?)
-        };
-        let Some(row) = row else { return Ok(Work::GoHome) };
-        if row.phase > Phase::Ready || row.is_spent() {
+        let turn = tasks::turn(&mut *self.store.read().await?, task, self.now()).await?;
+        let Some(turn) = turn else { return Ok(Work::GoHome) };
+        if turn.task.phase > Phase::Ready || turn.task.is_spent() {
             return Ok(Work::GoHome);
         }
-        if waits {
+        if turn.waits {
             return Ok(Work::Waits);
         }
         let home = self.leaves(task, function, began).await?;

@@ -49,11 +49,14 @@ fn read(row: &SqliteRow) -> Result<Call> {
     })
 }
 
-/// Makes a call. `key` is the client's idempotency key: the same key finds it again.
-pub async fn insert(db: &mut Db, call: &Call, key: Option<&str>) -> Result<()> {
+/// Makes a call. `key` is the client's idempotency key: the same key finds it again. `false` if
+/// there is one with that key already.
+pub async fn insert(db: &mut Db, call: &Call, key: Option<&str>) -> Result<bool> {
     let sql = "INSERT INTO calls (id, workspace_id, app_id, function_id, kind, invocation, \
-               created_at, idempotency_key) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
-    sqlx::query(sql)
+               created_at, idempotency_key) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
+               ON CONFLICT (workspace_id, idempotency_key) WHERE idempotency_key IS NOT NULL \
+               DO NOTHING";
+    let done = sqlx::query(sql)
         .bind(call.id.as_str())
         .bind(call.workspace.as_str())
         .bind(call.app.as_str())
@@ -64,7 +67,7 @@ pub async fn insert(db: &mut Db, call: &Call, key: Option<&str>) -> Result<()> {
         .bind(key)
         .execute(db)
         .await?;
-    Ok(())
+    Ok(done.rows_affected() == 1)
 }
 
 /// The call of that id.

@@ -25,6 +25,10 @@ pub enum Hint {
     Queue(QueueId),
     /// Something that the scheduler cares for.
     Schedule,
+    /// An image may wait to be built, or a worker to build it.
+    Builds,
+    /// Something will be due sooner than whoever watches deadlines would look by himself.
+    Deadlines,
     /// A running input may have been cancelled.
     Cancels,
 }

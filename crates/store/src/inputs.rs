@@ -4,8 +4,8 @@ use bytes::Bytes;
 use model::call::{Input, State};
 use model::output::{Outcome, Payload, Status};
 use model::{CallId, FunctionId, InputId, TaskId, Time};
-use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Row, Sqlite};
 
 use crate::calls::{payload, payload_columns};
 use crate::row::{count, id, id_opt, int, number, time};
@@ -35,6 +35,17 @@ pub struct OpenInput {
     pub index: u32,
     /// Where it is.
     pub input: Input,
+}
+
+/// An input that a container may take.
+#[derive(Debug, Clone)]
+pub struct Ready {
+    /// The input.
+    pub open: OpenInput,
+    /// What it carries.
+    pub carried: Carried,
+    /// How its call was made: the wire's `FunctionCallInvocationType`.
+    pub invocation: i32,
 }
 
 /// An input that is done.
@@ -77,38 +88,70 @@ fn read_open(row: &SqliteRow) -> Result<OpenInput> {
     })
 }
 
-/// Queues an input. Says nothing if the call has one at that index already: then nothing changes,
-/// and the id of the one that is there comes back.
-pub async fn insert(db: &mut Db, input: &OpenInput, carried: &Carried) -> Result<InputId> {
-    let State::Queued { not_before } = input.input.state else {
-        return Err(Error::Unreadable { what: "input", reason: "it is not queued".into() });
-    };
-    let sql = "INSERT INTO inputs (id, call_id, function_id, idx, state, not_before, data_format, \
-               method_name, args_blob, args) VALUES ($1, $2, $3, $4, 0, $5, $6, $7, $8, $9) \
-               ON CONFLICT (call_id, idx) DO NOTHING";
-    let (blob, args) = payload_columns(&carried.args);
-    let done = sqlx::query(sql)
-        .bind(input.id.as_str())
-        .bind(input.call.as_str())
-        .bind(input.function.as_str())
-        .bind(input.index)
-        .bind(int(not_before.0))
-        .bind(carried.data_format)
-        .bind(&carried.method_name)
-        .bind(blob)
-        .bind(args)
-        .execute(&mut *db)
-        .await?;
-    if done.rows_affected() == 1 {
-        sqlx::query("UPDATE calls SET input_count = input_count + 1 WHERE id = $1")
-            .bind(input.call.as_str())
-            .execute(db)
+/// Queues inputs of one call. Where the call has one of that index already, nothing changes, and
+/// the id of the one that is there comes back.
+pub async fn insert(
+    db: &mut Db,
+    call: &CallId,
+    placed: &[(OpenInput, Carried)],
+) -> Result<Vec<InputId>> {
+    let mut ids = Vec::with_capacity(placed.len());
+    for rows in placed.chunks(ROWS_PER_INSERT) {
+        let inserted = insert_rows(db, rows).await?;
+        if inserted as usize == rows.len() {
+            ids.extend(rows.iter().map(|(open, _)| open.id.clone()));
+        } else {
+            for (open, _) in rows {
+                ids.push(id_at(db, call, open.index).await?);
+            }
+        }
+        sqlx::query("UPDATE calls SET input_count = input_count + $2 WHERE id = $1")
+            .bind(call.as_str())
+            .bind(int(inserted))
+            .execute(&mut *db)
             .await?;
-        return Ok(input.id.clone());
     }
+    Ok(ids)
+}
+
+/// SQLite takes at most 32,766 values in one statement.
+const ROWS_PER_INSERT: usize = 1_000;
+
+async fn insert_rows(db: &mut Db, rows: &[(OpenInput, Carried)]) -> Result<u64> {
+    let mut sql = QueryBuilder::<Sqlite>::new(
+        "INSERT INTO inputs (id, call_id, function_id, idx, state, not_before, data_format, \
+         method_name, args_blob, args) ",
+    );
+    let mut queued = Vec::with_capacity(rows.len());
+    for (open, carried) in rows {
+        let State::Queued { not_before } = open.input.state else {
+            return Err(Error::Unreadable { what: "input", reason: "it is not queued".into() });
+        };
+        queued.push((open, carried, not_before));
+    }
+    sql.push_values(queued, |mut row, (open, carried, not_before)| {
+        let (blob, args) = payload_columns(&carried.args);
+        row.push_bind(open.id.as_str())
+            .push_bind(open.call.as_str())
+            .push_bind(open.function.as_str())
+            .push_bind(open.index)
+            .push("0")
+            .push_bind(int(not_before.0))
+            .push_bind(carried.data_format)
+            .push_bind(&carried.method_name)
+            .push_bind(blob)
+            .push_bind(args);
+    });
+    sql.push(" ON CONFLICT (call_id, idx) DO NOTHING");
+    // A statement is kept at hand for the one number of rows that is common.
+    let done = sql.build().persistent(rows.len() == 1).execute(db).await?;
+    Ok(done.rows_affected())
+}
+
+async fn id_at(db: &mut Db, call: &CallId, index: u32) -> Result<InputId> {
     let row = sqlx::query("SELECT id FROM inputs WHERE call_id = $1 AND idx = $2")
-        .bind(input.call.as_str())
-        .bind(input.index)
+        .bind(call.as_str())
+        .bind(index)
         .fetch_one(db)
         .await?;
     id(&row, "id", InputId::parse)
@@ -121,15 +164,12 @@ pub async fn open(db: &mut Db, id: &InputId) -> Result<Option<OpenInput>> {
     row.as_ref().map(read_open).transpose()
 }
 
-/// Inputs of a function that a container may take now, oldest first, with what they carry.
-pub async fn ready(
-    db: &mut Db,
-    function: &FunctionId,
-    now: Time,
-    most: u32,
-) -> Result<Vec<(OpenInput, Carried)>> {
-    let sql = "SELECT * FROM inputs WHERE function_id = $1 AND state = 0 AND not_before <= $2 \
-               ORDER BY seq LIMIT $3";
+/// Inputs of a function that a container may take now, those first that could be taken first.
+pub async fn ready(db: &mut Db, function: &FunctionId, now: Time, most: u32) -> Result<Vec<Ready>> {
+    // In the order of the index: sorting in another would read all that wait.
+    let sql = "SELECT inputs.*, calls.invocation FROM inputs JOIN calls ON \
+               calls.id = inputs.call_id WHERE inputs.function_id = $1 AND state = 0 \
+               AND not_before <= $2 ORDER BY not_before, seq LIMIT $3";
     let rows =
         sqlx::query(sql).bind(function.as_str()).bind(int(now.0)).bind(most).fetch_all(db).await?;
     rows.iter()
@@ -137,7 +177,11 @@ pub async fn ready(
             let args = payload(row, "args_blob", "args")?.unwrap_or_else(Payload::empty);
             let data_format = row.try_get("data_format")?;
             let method_name = row.try_get("method_name")?;
-            Ok((read_open(row)?, Carried { args, data_format, method_name }))
+            Ok(Ready {
+                open: read_open(row)?,
+                carried: Carried { args, data_format, method_name },
+                invocation: row.try_get("invocation")?,
+            })
         })
         .collect()
 }
@@ -265,21 +309,12 @@ async fn finish(
     task: Option<&TaskId>,
     now: Time,
 ) -> Result<()> {
-    let sql = "UPDATE calls SET done_count = done_count + 1 WHERE id = $1 RETURNING done_count";
-    let row = sqlx::query(sql).bind(stored.call.as_str()).fetch_one(&mut *db).await?;
-    let done_seq: i64 = row.try_get("done_count")?;
-    // What was carried is no longer needed.
-    let sql = "UPDATE inputs SET state = 2, done_seq = $2, args = NULL, retry_count = $3, \
-               lost_count = $4 WHERE id = $1";
-    sqlx::query(sql)
-        .bind(stored.id.as_str())
-        .bind(done_seq)
-        .bind(stored.input.retry_count)
-        .bind(stored.input.lost_count)
-        .execute(&mut *db)
-        .await?;
     let (blob, data) = outcome.data.as_ref().map(payload_columns).unwrap_or_default();
-    let sql = "INSERT INTO outcomes (input_id, status, task_id, created_at, data_format, \
+    // Three statements, one trip. What was carried is no longer needed.
+    let sql = "UPDATE calls SET done_count = done_count + 1 WHERE id = $12; \
+               UPDATE inputs SET state = 2, args = NULL, retry_count = $13, lost_count = $14, \
+               done_seq = (SELECT done_count FROM calls WHERE id = $12) WHERE id = $1; \
+               INSERT INTO outcomes (input_id, status, task_id, created_at, data_format, \
                exception, traceback, serialized_tb, tb_line_cache, data_blob, data) \
                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
     sqlx::query(sql)
@@ -294,6 +329,9 @@ async fn finish(
         .bind(&outcome.tb_line_cache[..])
         .bind(blob)
         .bind(data)
+        .bind(stored.call.as_str())
+        .bind(stored.input.retry_count)
+        .bind(stored.input.lost_count)
         .execute(db)
         .await?;
     Ok(())

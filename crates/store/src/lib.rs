@@ -21,6 +21,7 @@ pub mod secrets;
 pub mod tasks;
 pub mod tokens;
 
+mod link;
 mod row;
 
 use std::ops::{Deref, DerefMut};
@@ -29,12 +30,11 @@ use std::time::Duration;
 
 use model::WorkspaceId;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
-};
-use sqlx::{SqlSafeStr, Sqlite, SqlitePool};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{Connection, SqlSafeStr};
 
 pub use hints::{Ear, Hint, Hints};
+pub use link::Read;
 
 /// A connection, however it was come by.
 pub type Db = SqliteConnection;
@@ -83,6 +83,9 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// The server ends.
+    #[error("the database is closed: the server ends")]
+    Closed,
     /// Anything else that SQLite says.
     #[error("the database refused: {0}")]
     Sql(#[source] sqlx::Error),
@@ -116,20 +119,20 @@ pub struct Scope {
 /// The database and the hints that go with it.
 #[derive(Debug, Clone)]
 pub struct Store {
-    writer: SqlitePool,
-    readers: SqlitePool,
+    writer: link::Writer,
+    readers: link::Readers,
     hints: Hints,
 }
 
 /// A transaction: what it changed is there for all after `commit`, and for nobody without it.
 #[derive(Debug)]
-pub struct Tx<'a> {
-    inner: sqlx::Transaction<'a, Sqlite>,
+pub struct Tx {
+    inner: link::Writing,
     hints: Hints,
     rung: Vec<Hint>,
 }
 
-impl Tx<'_> {
+impl Tx {
     /// Rings `hint` once this transaction is committed.
     pub fn ring(&mut self, hint: Hint) {
         self.rung.push(hint);
@@ -145,33 +148,16 @@ impl Tx<'_> {
     }
 }
 
-impl Deref for Tx<'_> {
+impl Deref for Tx {
     type Target = Db;
     fn deref(&self) -> &Db {
         &self.inner
     }
 }
 
-impl DerefMut for Tx<'_> {
+impl DerefMut for Tx {
     fn deref_mut(&mut self) -> &mut Db {
         &mut self.inner
-    }
-}
-
-/// A reader's connection.
-#[derive(Debug)]
-pub struct Read(sqlx::pool::PoolConnection<Sqlite>);
-
-impl Deref for Read {
-    type Target = Db;
-    fn deref(&self) -> &Db {
-        &self.0
-    }
-}
-
-impl DerefMut for Read {
-    fn deref_mut(&mut self) -> &mut Db {
-        &mut self.0
     }
 }
 
@@ -194,36 +180,32 @@ impl Store {
             path: path.to_owned(),
             reason: error.to_string(),
         };
-        let writer = SqlitePoolOptions::new()
-            .max_connections(1)
-            .connect_with(options.clone())
-            .await
-            .map_err(|error| match Error::from(error) {
+        let mut writer = SqliteConnection::connect_with(&options).await.map_err(|error| {
+            match Error::from(error) {
                 Error::Full => Error::Full,
                 other => corrupt(&other),
-            })?;
+            }
+        })?;
         let verdict: String = sqlx::query_scalar("PRAGMA quick_check(1)")
-            .fetch_one(&writer)
+            .fetch_one(&mut writer)
             .await
             .map_err(|error| corrupt(&error))?;
         if verdict != "ok" {
             return Err(corrupt(&verdict));
         }
-        migrator().run(&writer).await?;
-        let readers =
-            SqlitePoolOptions::new().max_connections(READERS_MAX).connect_with(options).await?;
-        Ok(Self { writer, readers, hints: Hints::default() })
+        migrator().run(&mut writer).await?;
+        let readers = link::Readers::new(options, READERS_MAX);
+        Ok(Self { writer: link::Writer::new(writer), readers, hints: Hints::default() })
     }
 
     /// Starts a transaction that may write. There is one at a time; others wait.
-    pub async fn begin(&self) -> Result<Tx<'static>> {
-        let inner = self.writer.begin_with("BEGIN IMMEDIATE").await?;
-        Ok(Tx { inner, hints: self.hints.clone(), rung: Vec::new() })
+    pub async fn begin(&self) -> Result<Tx> {
+        Ok(Tx { inner: self.writer.begin().await?, hints: self.hints.clone(), rung: Vec::new() })
     }
 
     /// A connection that reads what is committed.
     pub async fn read(&self) -> Result<Read> {
-        Ok(Read(self.readers.acquire().await?))
+        self.readers.get().await
     }
 
     /// Wake-ups that go with what is written.

@@ -134,6 +134,29 @@ pub async fn get_any(db: &mut Db, id: &TaskId) -> Result<Option<Task>> {
     row.as_ref().map(read).transpose()
 }
 
+/// A task that asks for work, and what there is for it.
+#[derive(Debug)]
+pub struct Turn {
+    /// The task.
+    pub task: Task,
+    /// Inputs that it holds.
+    pub held: u32,
+    /// Whether its function has an input that may be taken now.
+    pub waits: bool,
+}
+
+/// The task of that id with what decides whether it gets an input, in one look.
+pub async fn turn(db: &mut Db, id: &TaskId, now: Time) -> Result<Option<Turn>> {
+    let sql = "SELECT *, (SELECT count(*) FROM inputs WHERE task_id = $1 AND state = 1) AS held, \
+               EXISTS (SELECT 1 FROM inputs WHERE function_id = tasks.function_id AND state = 0 \
+               AND not_before <= $2) AS waits FROM tasks WHERE id = $1";
+    let row = sqlx::query(sql).bind(id.as_str()).bind(int(now.0)).fetch_optional(db).await?;
+    let turn = |row: &SqliteRow| {
+        Ok(Turn { task: read(row)?, held: count(row, "held")?, waits: row.try_get("waits")? })
+    };
+    row.as_ref().map(turn).transpose()
+}
+
 /// The task of that id.
 pub async fn get(db: &mut Db, scope: &Scope, id: &TaskId) -> Result<Option<Task>> {
     let row = sqlx::query("SELECT * FROM tasks WHERE id = $1 AND workspace_id = $2")

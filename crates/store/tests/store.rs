@@ -1,6 +1,8 @@
 //! The store against a real SQLite file.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use model::call::{Event, Input, Rules, State, step};
 use model::output::{Outcome, Payload, Status};
@@ -86,17 +88,19 @@ async fn an_input_goes_from_queue_to_outcome_and_survives_reopening() {
     let task = TaskId::new([7; 16]);
     let call = CallId::new([1; 16]);
     let mut tx = store.begin().await.unwrap();
-    for n in 0..3 {
-        inputs::insert(&mut tx, &input(n), &carried("args")).await.unwrap();
-    }
+    let two = [(input(0), carried("args")), (input(1), carried("args"))];
+    inputs::insert(&mut tx, &call, &two).await.unwrap();
     // The same index again changes nothing, and names the input that is there.
     let mut again = input(9);
     again.index = 1;
-    let id = inputs::insert(&mut tx, &again, &carried("other")).await.unwrap();
-    assert_eq!(id, InputId::new([1; 16]));
+    let more = [(again, carried("other")), (input(2), carried("args"))];
+    let ids = inputs::insert(&mut tx, &call, &more).await.unwrap();
+    assert_eq!(ids, [InputId::new([1; 16]), InputId::new([2; 16])]);
+    assert_eq!(calls::get(&mut tx, &scope, &call).await.unwrap().unwrap().input_count, 3);
     let ready = inputs::ready(&mut tx, &FunctionId::new([1; 16]), Time(10), 2).await.unwrap();
-    assert_eq!(ready.iter().map(|(i, _)| i.index).collect::<Vec<_>>(), [0, 1]);
-    for (mut open, _) in ready {
+    assert_eq!(ready.iter().map(|ready| ready.open.index).collect::<Vec<_>>(), [0, 1]);
+    assert!(ready.iter().all(|ready| ready.invocation == 4));
+    for inputs::Ready { mut open, .. } in ready {
         let claimed = Event::Claimed { task: task.clone() };
         open.input = step(open.input, claimed, &rules, Time(20)).0;
         inputs::save(&mut tx, &open, None, Time(20)).await.unwrap();
@@ -152,12 +156,63 @@ async fn a_dropped_transaction_leaves_nothing_and_rings_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path()).await;
     let mut tx = store.begin().await.unwrap();
-    inputs::insert(&mut tx, &input(1), &carried("args")).await.unwrap();
+    let mut ear = store.hints().listen(Hint::Schedule);
+    put(&mut tx, 1).await;
     tx.ring(Hint::Schedule);
     drop(tx);
-    let mut db = store.read().await.unwrap();
-    let ready = inputs::ready(&mut db, &FunctionId::new([1; 16]), Time(99), 9).await.unwrap();
-    assert!(ready.is_empty());
+    assert!(waiting(&mut store.read().await.unwrap()).await.is_empty());
+    // The next one begins afresh.
+    let mut tx = store.begin().await.unwrap();
+    assert!(waiting(&mut tx).await.is_empty());
+    put(&mut tx, 2).await;
+    tx.commit().await.unwrap();
+    assert_eq!(waiting(&mut store.read().await.unwrap()).await, [2]);
+    let heard = tokio::time::timeout(Duration::from_millis(50), ear.wait(Duration::MAX)).await;
+    assert!(heard.is_err());
+}
+
+/// A handler ends wherever its client goes away: also while its transaction begins or commits.
+#[tokio::test]
+async fn a_transaction_that_is_given_up_at_any_point_is_whole_or_not_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path()).await;
+    let mut committed = 0;
+    for n in 0..200_u8 {
+        let (work, input) = (store.clone(), n + 1);
+        let work = tokio::spawn(async move {
+            let mut tx = work.begin().await.unwrap();
+            put(&mut tx, input).await;
+            tx.commit().await.unwrap();
+        });
+        for _ in 0..n % 23 {
+            tokio::task::yield_now().await;
+            std::thread::sleep(Duration::from_micros(u64::from(n % 7) * 5));
+        }
+        work.abort();
+        committed += usize::from(work.await.is_ok());
+        let before = waiting(&mut store.read().await.unwrap()).await;
+        let mut tx = store.begin().await.unwrap();
+        // What was neither seen nor rolled back would show here.
+        let during = waiting(&mut tx).await;
+        assert!(during.len() >= before.len());
+        tx.commit().await.unwrap();
+        let call = CallId::new([1; 16]);
+        let mut db = store.read().await.unwrap();
+        let scope = Scope { workspace: WorkspaceId::new([1; 16]) };
+        let count = calls::get(&mut db, &scope, &call).await.unwrap().unwrap().input_count;
+        assert_eq!(count as usize, during.len(), "an input without its place in the call's count");
+    }
+    assert!(waiting(&mut store.read().await.unwrap()).await.len() >= committed);
+}
+
+async fn put(tx: &mut store::Tx, n: u8) {
+    let placed = [(input(n), carried("args"))];
+    inputs::insert(tx, &CallId::new([1; 16]), &placed).await.unwrap();
+}
+
+async fn waiting(db: &mut store::Db) -> Vec<u32> {
+    let ready = inputs::ready(db, &FunctionId::new([1; 16]), Time(99), 999).await.unwrap();
+    ready.iter().map(|ready| ready.open.index).collect()
 }
 
 #[tokio::test]
@@ -192,7 +247,7 @@ async fn only_what_is_old_done_and_unused_is_forgotten() {
         blobs::insert(&mut tx, &blob, Time(if n == 3 { 500 } else { 1 })).await.unwrap();
         blobs::complete(&mut tx, &blob.id, sha256).await.unwrap();
     }
-    inputs::insert(&mut tx, &input(0), &carried("args")).await.unwrap();
+    put(&mut tx, 0).await;
     // Open: neither the call nor anything of it goes.
     assert_eq!(retention::forget_calls(&mut tx, Time(100)).await.unwrap(), 0);
     let mut open = inputs::open(&mut tx, &InputId::new([0; 16])).await.unwrap().unwrap();

@@ -1,12 +1,14 @@
 //! Calling functions: clients put inputs and take outputs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use model::output::Payload;
-use model::{AppId, CallId, FunctionId, InputId};
+use model::{CallId, FunctionId, InputId};
 use store::calls::{self, Call};
+use store::functions::Function;
 use store::inputs::{self, Carried, DoneInput, Wanted};
-use store::{Hint, Tx, apps, functions};
+use store::{Hint, Tx, apps};
 use wire::client as pb;
 
 use super::gate::{Cx, Member};
@@ -41,7 +43,7 @@ fn read_inputs(items: Vec<pb::FunctionPutInputsItem>) -> Result<Vec<(u32, Carrie
 /// A blob that an input names must be the caller's, and be there.
 async fn check_blobs(
     cx: &Cx<Member>,
-    tx: &mut Tx<'_>,
+    tx: &mut Tx,
     wanted: &[(u32, Carried)],
 ) -> Result<(), Refusal> {
     for (_, carried) in wanted {
@@ -55,7 +57,7 @@ async fn check_blobs(
 }
 
 /// A call takes no inputs once it is cancelled, or its app has ended: nobody would ever run them.
-async fn check_open(cx: &Cx<Member>, tx: &mut Tx<'_>, call: &Call) -> Result<(), Refusal> {
+async fn check_open(cx: &Cx<Member>, tx: &mut Tx, call: &Call) -> Result<(), Refusal> {
     if call.cancelled_at.is_some() {
         return Err(Refusal::Conflict(format!("call `{}` was cancelled", call.id)));
     }
@@ -68,15 +70,24 @@ async fn check_open(cx: &Cx<Member>, tx: &mut Tx<'_>, call: &Call) -> Result<(),
 
 async fn check_room(
     cx: &Cx<Member>,
-    tx: &mut Tx<'_>,
+    tx: &mut Tx,
     function: &FunctionId,
     more: usize,
 ) -> Result<(), Refusal> {
-    let (queued, _) = inputs::counts(tx, function, cx.now()).await?;
-    if queued as usize + more > INPUTS_QUEUED_MAX as usize {
+    let (now, backlog) = (cx.now(), &cx.plane.backlog);
+    let queued = match backlog.waiting(function, now) {
+        Some(queued) => queued,
+        None => {
+            let queued = u64::from(inputs::counts(tx, function, now).await?.0);
+            backlog.set(function, queued, now);
+            queued
+        }
+    };
+    if queued + more as u64 > u64::from(INPUTS_QUEUED_MAX) {
         let text = format!("{queued} inputs of the function wait already: try again later");
         return Err(Refusal::Exhausted(text));
     }
+    backlog.add(function, more as u64);
     Ok(())
 }
 
@@ -92,28 +103,21 @@ fn put_items(wanted: &[u32], ids: Vec<InputId>) -> Vec<pb::FunctionPutInputsResp
 /// A new call, or the one that was made with the same idempotency key.
 async fn call_of(
     cx: &Cx<Member>,
-    tx: &mut Tx<'_>,
+    tx: &mut Tx,
     req: &pb::FunctionMapRequest,
 ) -> Result<Call, Refusal> {
     let id = FunctionId::parse(&req.function_id)?;
-    let function = functions::get(tx, cx.scope(), &id).await?;
-    let function = function.filter(|function| function.spec.is_some());
+    let function = cx.plane.functions.get(tx, &id).await?;
+    let own = |function: &Arc<Function>| {
+        function.workspace == cx.scope().workspace && function.spec.is_some()
+    };
+    let function = function.filter(own);
     let function = function.ok_or_else(|| Refusal::not_found("function", &req.function_id))?;
-    if let Some(key) = cx.replay_key()
-        && let Some(call) = calls::by_key(tx, cx.scope(), key).await?
-    {
-        if call.function != function.id {
-            let text = "the idempotency key was used for a call of another function";
-            return Err(Refusal::Conflict(text.into()));
-        }
-        return Ok(call);
-    }
-    let app: AppId = function.app;
     let call = Call {
         id: CallId::new(cx.plane.bits()),
         workspace: cx.scope().workspace.clone(),
-        app,
-        function: function.id,
+        app: function.app.clone(),
+        function: function.id.clone(),
         kind: req.function_call_type,
         invocation: req.function_call_invocation_type,
         created_at: cx.now(),
@@ -121,8 +125,17 @@ async fn call_of(
         done_count: 0,
         cancelled_at: None,
     };
-    calls::insert(tx, &call, cx.replay_key()).await?;
-    Ok(call)
+    if calls::insert(tx, &call, cx.replay_key()).await? {
+        return Ok(call);
+    }
+    let key = cx.replay_key().unwrap_or_default();
+    let known = calls::by_key(tx, cx.scope(), key).await?;
+    let known = known.ok_or_else(|| Refusal::not_found("call of the idempotency key", key))?;
+    if known.function != function.id {
+        let text = "the idempotency key was used for a call of another function";
+        return Err(Refusal::Conflict(text.into()));
+    }
+    Ok(known)
 }
 
 /// Begins a call; its first inputs may come with it.

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use model::output::Payload;
 use model::{FunctionId, InputId, Millis};
-use store::calls;
-use store::inputs::{Carried, OpenInput};
+use store::inputs::Ready;
 use store::tasks::{self, Phase};
 use store::{Hint, inputs};
 use wire::client as pb;
@@ -80,7 +79,7 @@ pub(super) async fn get_inputs(
             Work::Waits => {
                 let taken = take(&cx, &function, req.batch_max_size, req.batch_linger_ms).await?;
                 if !taken.is_empty() {
-                    return items(&cx, taken).await;
+                    return Ok(items(taken));
                 }
             }
         }
@@ -100,7 +99,7 @@ async fn take(
     function: &FunctionId,
     batch_max: u32,
     linger_ms: u64,
-) -> Result<Vec<(OpenInput, Carried)>, Refusal> {
+) -> Result<Vec<Ready>, Refusal> {
     let most = batch_max.clamp(1, crate::limits::BATCH_MAX);
     if most > 1 && linger_ms > 0 {
         let linger = Duration::from_millis(linger_ms).min(BATCH_LINGER_MAX);
@@ -123,25 +122,18 @@ async fn take(
     Ok(cx.plane.claim(&cx.caller.id, function, most).await?)
 }
 
-async fn items(
-    cx: &Cx<Task>,
-    taken: Vec<(OpenInput, Carried)>,
-) -> Result<pb::FunctionGetInputsResponse, Refusal> {
-    let mut db = cx.plane.store.read().await?;
-    let mut items = Vec::with_capacity(taken.len());
-    for (open, carried) in taken {
-        let call = calls::get(&mut db, cx.scope(), &open.call).await?;
-        items.push(pb::FunctionGetInputsItem {
-            input_id: open.id.into(),
-            input: Some(function_input(carried)),
-            function_call_id: open.call.into(),
-            function_call_invocation_type: call.map_or(0, |call| call.invocation),
-            retry_count: open.input.retry_count,
-            function_map_idx: i32::try_from(open.index).ok(),
-            ..pb::FunctionGetInputsItem::default()
-        });
-    }
-    Ok(pb::FunctionGetInputsResponse { inputs: items, ..Default::default() })
+fn items(taken: Vec<Ready>) -> pb::FunctionGetInputsResponse {
+    let item = |Ready { open, carried, invocation }| pb::FunctionGetInputsItem {
+        input_id: open.id.into(),
+        input: Some(function_input(carried)),
+        function_call_id: open.call.into(),
+        function_call_invocation_type: invocation,
+        retry_count: open.input.retry_count,
+        function_map_idx: i32::try_from(open.index).ok(),
+        ..pb::FunctionGetInputsItem::default()
+    };
+    let inputs = taken.into_iter().map(item).collect();
+    pb::FunctionGetInputsResponse { inputs, ..Default::default() }
 }
 
 /// Takes the container's answers. Those to inputs that it does not hold change nothing.

@@ -120,7 +120,7 @@ pub(super) async fn get_or_create(
 
 async fn fill(
     cx: &Cx<Member>,
-    tx: &mut Tx<'_>,
+    tx: &mut Tx,
     dict: &Dict,
     data: &[(Bytes, Bytes)],
 ) -> Result<(), Refusal> {

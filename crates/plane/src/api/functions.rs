@@ -52,7 +52,7 @@ fn data(definition: pb::Function) -> pb::FunctionData {
 /// The id that a definition gets: the one it was announced under, or the one of its name.
 async fn settle_id(
     cx: &Cx<Member>,
-    tx: &mut Tx<'_>,
+    tx: &mut Tx,
     app: &model::AppId,
     existing: &str,
     name: &str,
@@ -171,7 +171,7 @@ pub(super) async fn create(
 /// Everything that a function is made of must be the caller's, and its image must be usable.
 async fn check_parts(
     cx: &Cx<Member>,
-    tx: &mut Tx<'_>,
+    tx: &mut Tx,
     spec: &model::spec::FunctionSpec,
 ) -> Result<(), Refusal> {
     let image = images::get(tx, cx.scope(), &spec.image).await?;

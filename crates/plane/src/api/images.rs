@@ -44,7 +44,7 @@ fn refuse_unserved(image: &pb::Image) -> Result<(), Refusal> {
 
 async fn build_spec(
     cx: &Cx<Member>,
-    tx: &mut Tx<'_>,
+    tx: &mut Tx,
     req: &pb::ImageGetOrCreateRequest,
     image: pb::Image,
 ) -> Result<(BuildSpec, Option<ImageId>), Refusal> {
@@ -128,7 +128,7 @@ pub(super) async fn get_or_create(
                 created_at: cx.now(),
             };
             images::insert(&mut tx, &image).await?;
-            tx.ring(Hint::Schedule);
+            tx.ring(Hint::Builds);
             image
         }
     };

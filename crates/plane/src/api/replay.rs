@@ -11,7 +11,7 @@ use super::refusal::Refusal;
 /// The answer that was given to this call before.
 pub(super) async fn find<R: Unary>(
     cx: &Cx<Member>,
-    tx: &mut Tx<'_>,
+    tx: &mut Tx,
 ) -> Result<Option<R::Response>, Refusal> {
     let Some(key) = key::<R>(cx) else { return Ok(None) };
     let Some(answer) = replays::get(tx, cx.scope(), &key).await? else { return Ok(None) };
@@ -21,7 +21,7 @@ pub(super) async fn find<R: Unary>(
 /// Keeps the answer to this call.
 pub(super) async fn keep<R: Unary>(
     cx: &Cx<Member>,
-    tx: &mut Tx<'_>,
+    tx: &mut Tx,
     answer: &R::Response,
 ) -> Result<(), Refusal> {
     let Some(key) = key::<R>(cx) else { return Ok(()) };

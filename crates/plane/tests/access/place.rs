@@ -247,7 +247,7 @@ impl Tenant {
 }
 
 async fn insert_app(
-    tx: &mut Tx<'_>,
+    tx: &mut Tx,
     scope: &Scope,
     environment: EnvironmentId,
     name: &str,
@@ -273,7 +273,7 @@ async fn insert_app(
     app.id
 }
 
-async fn insert_image(tx: &mut Tx<'_>, plane: &Plane, scope: &Scope) -> ImageId {
+async fn insert_image(tx: &mut Tx, plane: &Plane, scope: &Scope) -> ImageId {
     let id = ImageId::new(plane.bits());
     let build = BuildSpec {
         image: id.clone(),
@@ -305,7 +305,7 @@ async fn insert_image(tx: &mut Tx<'_>, plane: &Plane, scope: &Scope) -> ImageId 
 }
 
 async fn insert_objects(
-    tx: &mut Tx<'_>,
+    tx: &mut Tx,
     plane: &Plane,
     scope: &Scope,
     name: &str,
@@ -330,7 +330,7 @@ async fn insert_objects(
     (queue, dict)
 }
 
-async fn insert_secret(tx: &mut Tx<'_>, plane: &Plane, scope: &Scope, name: &str) -> SecretId {
+async fn insert_secret(tx: &mut Tx, plane: &Plane, scope: &Scope, name: &str) -> SecretId {
     let environment = environments::by_name(tx, scope, "main").await.unwrap().unwrap();
     let secret = secrets::Secret {
         id: SecretId::new(plane.bits()),
@@ -374,7 +374,7 @@ pub(crate) async fn insert_blob(
 }
 
 async fn insert_call(
-    tx: &mut Tx<'_>,
+    tx: &mut Tx,
     tenant: &Tenant,
     call: &CallId,
     function: &FunctionId,
@@ -406,5 +406,5 @@ async fn insert_call(
         data_format: wire::client::DataFormat::Pickle as i32,
         method_name: String::new(),
     };
-    inputs::insert(tx, &open, &carried).await.unwrap()
+    inputs::insert(tx, call, &[(open, carried)]).await.unwrap().remove(0)
 }

@@ -229,7 +229,7 @@ impl Bench {
 
     pub(crate) async fn claim(&self, task: &TaskId, most: u32) -> Vec<OpenInput> {
         let taken = self.plane.claim(task, &self.function, most).await.unwrap();
-        taken.into_iter().map(|(open, _)| open).collect()
+        taken.into_iter().map(|ready| ready.open).collect()
     }
 
     /// Inputs that are not done, and those that are, in the order of ending.
@@ -257,7 +257,7 @@ impl Bench {
     }
 }
 
-async fn insert_image(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &ImageId) {
+async fn insert_image(tx: &mut Tx, workspace: &WorkspaceId, id: &ImageId) {
     let build = BuildSpec {
         image: id.clone(),
         base: None,

@@ -44,7 +44,7 @@ async fn an_input_goes_to_one_container_and_none_holds_too_many() {
             let function = bench.function.clone();
             asking.spawn(async move {
                 let taken = plane.claim(&task, &function, 4).await.unwrap();
-                taken.into_iter().map(|(open, _)| open.id).collect::<Vec<_>>()
+                taken.into_iter().map(|ready| ready.open.id).collect::<Vec<_>>()
             });
         }
     }
@@ -112,7 +112,9 @@ async fn nothing_is_taken_after_a_cancel() {
         let (plane, function) = (bench.plane.clone(), bench.function.clone());
         asking.spawn(async move {
             for _ in 0..3 {
-                for (open, _) in plane.claim(&task, &function, 1).await.unwrap() {
+                for store::inputs::Ready { open, .. } in
+                    plane.claim(&task, &function, 1).await.unwrap()
+                {
                     plane.answer(&task, vec![(open.id, 0, success(""))]).await.unwrap();
                 }
             }
@@ -135,7 +137,8 @@ async fn requests_that_are_given_up_leave_no_trace() {
         let task = bench.container(false).await;
         let (plane, function) = (bench.plane.clone(), bench.function.clone());
         let work = tokio::spawn(async move {
-            for (open, _) in plane.claim(&task, &function, 1).await.unwrap() {
+            for store::inputs::Ready { open, .. } in plane.claim(&task, &function, 1).await.unwrap()
+            {
                 plane.answer(&task, vec![(open.id, 0, success(""))]).await.unwrap();
             }
         });
