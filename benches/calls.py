@@ -30,6 +30,12 @@ def warm(x):
     return x
 
 
+@app.function(image=image, block_network=True, max_containers=1)
+def spent(_):
+    """Seconds of processor time that this container's process has used so far."""
+    return time.process_time()
+
+
 @app.function(image=image, block_network=True, max_containers=2)
 def mapped(x):
     """As many containers as there are cores."""
@@ -56,6 +62,14 @@ def timed(function, times):
         function(n)
         taken.append((time.perf_counter() - start) * 1_000)
     return taken
+
+
+def container_cpu():
+    """Milliseconds of processor time that a call costs in the container."""
+    timed(spent.remote, 20)
+    first = spent.remote(0)
+    timed(spent.remote, WARM_CALLS - 1)
+    return (spent.remote(0) - first) * 1_000 / WARM_CALLS
 
 
 async def parallel():
@@ -91,7 +105,10 @@ def main():
     echoes = asyncio.run(echo(int(sys.argv[1])))
     with app.run():
         timed(warm.remote, 20)
+        client = time.process_time()
         calls = timed(warm.remote, WARM_CALLS)
+        found["client_cpu_ms"] = (time.process_time() - client) * 1_000 / WARM_CALLS
+        found["container_cpu_ms"] = container_cpu()
         found["warm_p50_ms"] = quantile(calls, 0.5)
         found["warm_p99_ms"] = quantile(calls, 0.99)
         found["warm_sequential_per_s"] = 1_000 * len(calls) / sum(calls)

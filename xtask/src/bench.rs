@@ -19,10 +19,12 @@ use crate::workspace::{Workspace, cargo, need_root};
 type Figures = BTreeMap<String, f64>;
 
 /// The table: name, unit, what it is.
-const ROWS: [(&str, &str, &str); 15] = [
+const ROWS: [(&str, &str, &str); 17] = [
     ("warm_p50_ms", "ms", "warm `.remote()`, one after the other, p50"),
     ("warm_p99_ms", "ms", "the same, p99"),
     ("warm_sequential_per_s", "/s", "the same, calls a second"),
+    ("client_cpu_ms", "ms", "processor time of the client's process for one of them"),
+    ("container_cpu_ms", "ms", "processor time of the container's process for one of them"),
     ("warm_parallel_per_s", "/s", "warm `.remote.aio()`, 16 callers at a time, one container"),
     ("map_per_s", "/s", "`.map` of 2,000 inputs, two containers"),
     ("fresh_p50_ms", "ms", "`.remote()` with a fresh container per input, p50"),

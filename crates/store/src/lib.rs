@@ -166,6 +166,9 @@ impl Store {
     ///
     /// Write-ahead log without a sync at each commit: what was committed survives the end of the
     /// process, however hard; a loss of power may cost the last moments.
+    ///
+    /// Nothing is analyzed: the indexes are made for the queries, and with SQLite's statistics of
+    /// values a query with a range is planned anew each time that it is asked.
     pub async fn open(path: &Path) -> Result<Self> {
         let options = SqliteConnectOptions::new()
             .filename(path)
@@ -174,8 +177,7 @@ impl Store {
             .synchronous(SqliteSynchronous::Normal)
             .busy_timeout(BUSY_MAX)
             .foreign_keys(true)
-            .pragma("temp_store", "memory")
-            .optimize_on_close(true, None);
+            .pragma("temp_store", "memory");
         let corrupt = |error: &dyn std::fmt::Display| Error::Corrupt {
             path: path.to_owned(),
             reason: error.to_string(),
