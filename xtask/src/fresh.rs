@@ -92,6 +92,18 @@ fn mount(arguments: &[&str], source: &Path, target: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Makes `root` the root of this mount namespace. A chroot would not do: in one, the kernel makes
+/// no user namespaces.
+fn enter(root: &Path) -> Result<()> {
+    std::env::set_current_dir(root)?;
+    // With the same folder twice, the old root comes to lie over the new one.
+    rustix::process::pivot_root(".", ".").context("the fresh root cannot be entered")?;
+    rustix::mount::unmount(".", rustix::mount::UnmountFlags::DETACH)
+        .context("the host's root stays mounted")?;
+    std::env::set_current_dir("/")?;
+    Ok(())
+}
+
 /// The second half: pid 1 of the namespaces. Mounts, then runs one verb in the root.
 pub(crate) fn run_inside(root: &Path, verb: &str) -> Result<()> {
     let folder = |name: &str| -> Result<PathBuf> {
@@ -105,10 +117,10 @@ pub(crate) fn run_inside(root: &Path, verb: &str) -> Result<()> {
     mount(&["--rbind"], Path::new("/dev"), &folder("dev")?)?;
     mount(&["--bind", "-o", "ro"], &toolchain()?, &folder(TOOLCHAIN)?)?;
     mount(&["--bind", "-o", "ro"], &Path::new("/").join(CERTIFICATES), &root.join(CERTIFICATES))?;
+    enter(root)?;
     println!("\nin the fresh root: cargo xtask {verb}");
-    let mut command = Command::new("chroot");
-    command.arg(root).args(["/usr/bin/env", "--chdir", &format!("/{CLONE}"), "cargo", "xtask"]);
-    command.arg(verb).env_clear();
+    let mut command = Command::new("/usr/bin/env");
+    command.args(["--chdir", &format!("/{CLONE}"), "cargo", "xtask", verb]).env_clear();
     for name in SETTINGS {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);
@@ -118,7 +130,7 @@ pub(crate) fn run_inside(root: &Path, verb: &str) -> Result<()> {
         format!("/{TOOLCHAIN}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
     command.env("PATH", path).env("HOME", "/root").env("LANG", "C.UTF-8");
     command.env("CARGO_TERM_COLOR", "never");
-    let status = command.status().context("chroot cannot be run")?;
+    let status = command.status().context("/usr/bin/env cannot be run")?;
     if !status.success() {
         bail!("cargo xtask {verb} fails in the fresh root ({status})");
     }
