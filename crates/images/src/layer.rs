@@ -10,15 +10,14 @@
 //! A layer is whole and on the disk before it gets its name, so what `kill -9` or a power cut
 //! interrupts is only ever in `tmp`.
 
-use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use blobs::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::image::Image;
+use crate::key_lock::{KeyLock, KeyLocks};
 use crate::listing::{ListError, Strays, summarize};
 use crate::tree::{remove_all, sync_dir};
 
@@ -90,8 +89,8 @@ pub struct Size {
 pub struct LayerStore {
     dir: PathBuf,
     salt: [u8; 32],
-    /// Keys that are being built. An entry goes away with its last user.
-    building: Mutex<HashMap<Key, Arc<Mutex<()>>>>,
+    /// Keys that are being built.
+    building: KeyLocks,
 }
 
 impl LayerStore {
@@ -101,7 +100,7 @@ impl LayerStore {
     /// When the directories cannot be made, read or emptied.
     pub fn open(dir: impl Into<PathBuf>) -> Result<Self, Error> {
         let dir = dir.into();
-        let mut store = Self { dir, salt: [0; 32], building: Mutex::default() };
+        let mut store = Self { dir, salt: [0; 32], building: KeyLocks::default() };
         let tmp = store.dir.join("tmp");
         remove_all(&tmp).map_err(|e| store.fail("emptying", &tmp, e))?;
         for name in ["layers", "keys", "tmp"] {
@@ -277,7 +276,7 @@ impl LayerStore {
     /// it, until the guard is dropped.
     #[must_use]
     pub fn lock(&self, key: Key) -> KeyLock<'_> {
-        KeyLock { store: self, key, lock: lock(&self.building).entry(key).or_default().clone() }
+        self.building.lock(key)
     }
 
     /// What goes into keys that cover secrets, so that a key tells nothing about them.
@@ -362,41 +361,9 @@ impl Drop for Draft {
     }
 }
 
-/// Keeps others in this process from building the same key.
-#[derive(Debug)]
-pub struct KeyLock<'s> {
-    store: &'s LayerStore,
-    key: Key,
-    lock: Arc<Mutex<()>>,
-}
-
-impl KeyLock<'_> {
-    /// Waits for the turn.
-    pub fn hold(&self) -> MutexGuard<'_, ()> {
-        lock(&self.lock)
-    }
-}
-
-impl Drop for KeyLock<'_> {
-    fn drop(&mut self) {
-        let mut building = lock(&self.store.building);
-        // Ours goes while the map is locked, so that of two that go at the same time the later
-        // one sees that the map's is the last.
-        drop(std::mem::take(&mut self.lock));
-        if building.get(&self.key).is_some_and(|lock| Arc::strong_count(lock) == 1) {
-            building.remove(&self.key);
-        }
-    }
-}
-
 /// The same layer is already there, made by another build.
 fn is_occupied(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists)
-}
-
-/// A panic of another build leaves nothing half-changed behind these locks.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -486,17 +453,5 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = open(&dir);
         assert_eq!(fs::metadata(&store.dir).unwrap().permissions().mode() & 0o777, 0o700);
-    }
-
-    #[test]
-    fn locks_of_keys_go_away_with_their_last_user() {
-        let dir = tempfile::tempdir().unwrap();
-        let (store, key) = (open(&dir), Key(Digest::of(b"key")));
-        let (one, two) = (store.lock(key), store.lock(key));
-        drop(one.hold());
-        drop(one);
-        assert_eq!(store.building.lock().unwrap().len(), 1);
-        drop(two);
-        assert!(store.building.lock().unwrap().is_empty());
     }
 }

@@ -11,6 +11,7 @@ mod context;
 mod debian;
 mod image;
 mod key;
+mod key_lock;
 mod layer;
 pub mod limits;
 mod listing;
@@ -25,7 +26,8 @@ pub use client::{Client, Error as ClientError};
 pub use context::{Context, ContextFile, CopyError};
 pub use debian::Error as DebianError;
 pub use image::{Config, DEFAULT_PATH, Image};
-pub use layer::{Draft, Error as LayerError, Key, KeyLock, LayerStore, Size};
+pub use key_lock::KeyLock;
+pub use layer::{Draft, Error as LayerError, Key, LayerStore, Size};
 pub use listing::ListError;
 
 pub use step::{Entry, EntryKind, Exit, RunError, RunStep, Source, StepDirs, StepRunner};
