@@ -37,6 +37,7 @@ const SERVER: &[Package] = &[
 const TESTS: &[Package] = &[
     package("busybox-static", "busybox", "a container's root of one file"),
     package("procps", "ps", "lists processes"),
+    package("e2fsprogs", "mkfs.ext4", "a file system with quotas of projects"),
 ];
 
 /// What only the benchmarks need.
