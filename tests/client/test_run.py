@@ -39,6 +39,13 @@ def test_a_function_can_be_named(server):
     assert "2 + 40" in done.stdout
 
 
+def test_a_detached_run_ends_with_its_work(server):
+    """The client reads the logs of a detached app to their end, and warns if they have none."""
+    done = modal_run(server, "-d", "tests/client/apps/warm_app.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Timed out" not in done.stdout + done.stderr
+
+
 def test_output_arrives_in_order_and_to_the_last_line(server):
     done = modal_run(server, "tests/client/apps/run_app.py::print_lines")
     assert done.returncode == 0, done.stdout + done.stderr

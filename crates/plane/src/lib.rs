@@ -10,6 +10,7 @@ pub mod endings;
 pub mod expiry;
 pub mod fleet;
 pub mod functions;
+pub mod handouts;
 pub mod identity;
 pub mod limits;
 pub mod printed;
@@ -64,6 +65,8 @@ pub struct Plane {
     pub claims: claims::Claims,
     /// Inputs that are to be given up by the containers that hold them.
     pub cancels: endings::Cancels,
+    /// Inputs that did not reach their containers.
+    pub handouts: handouts::Handouts,
     /// Containers that are to be gone.
     pub ends: endings::Ends,
     /// What apps have printed lately.
@@ -102,6 +105,7 @@ impl Plane {
             backlog: backlog::Backlog::default(),
             claims: claims::Claims::new(rand::random()),
             cancels: endings::Cancels::default(),
+            handouts: handouts::Handouts::default(),
             ends: endings::Ends::default(),
             printed: printed::Printed::default(),
             streamed: streamed::Streamed::default(),

@@ -94,6 +94,18 @@ impl Plane {
         function: &FunctionId,
         most: u32,
     ) -> Result<Vec<Ready>, store::Error> {
+        self.claim_noting(task, function, most, |_| ()).await
+    }
+
+    /// As [`Plane::claim`]. This may be dropped at any moment, while it commits too: `note` hears
+    /// before of what is taken.
+    pub(crate) async fn claim_noting(
+        &self,
+        task: &TaskId,
+        function: &FunctionId,
+        most: u32,
+        note: impl FnOnce(&[Ready]),
+    ) -> Result<Vec<Ready>, store::Error> {
         let now = self.now();
         let mut tx = self.store.begin().await?;
         let Some(turn) = tasks::turn(&mut tx, task, now).await? else { return Ok(Vec::new()) };
@@ -123,6 +135,7 @@ impl Plane {
             let n = u32::try_from(taken.len()).unwrap_or(u32::MAX);
             tasks::take(&mut tx, task, n, now).await?;
             tx.ring(Hint::Schedule);
+            note(&taken);
         }
         tx.commit().await?;
         Ok(taken)

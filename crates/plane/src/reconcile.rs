@@ -45,6 +45,7 @@ pub async fn run_deadlines(plane: Arc<Plane>) {
 /// Ends what is late, and wakes whoever waits for inputs whose delay has ended since `looked_at`.
 /// Answers with the next moment at which something is due.
 pub async fn deadlines(plane: &Plane, looked_at: Time) -> Result<Option<Time>, store::Error> {
+    plane.take_back().await?;
     plane.end_overdue().await?;
     let now = plane.now();
     plane.end_late(now).await?;
@@ -94,6 +95,13 @@ pub async fn sweep(plane: &Plane) -> Result<(), store::Error> {
         tracing::info!(app = %app.id, "an app's client has not been heard of: the app ends");
         stop_app(plane, &app, "its client has not been heard of for too long").await?;
     }
+    let detached = {
+        let states = [AppState::Detached as i32; 2];
+        apps::silent(&mut *plane.store.read().await?, states, now - HEARTBEAT_MAX).await?
+    };
+    for app in detached {
+        end_detached(plane, &app).await?;
+    }
     end_slow_starts(plane).await?;
     // Before the next, which tells the silent ones to end and counts that as a word of theirs.
     lose_tasks(plane, now).await?;
@@ -122,6 +130,16 @@ async fn forget(plane: &Plane) -> Result<(), store::Error> {
         }
     }
     tx.commit().await
+}
+
+/// Ends a detached app whose client has left, unless it has work.
+pub(crate) async fn end_detached(plane: &Plane, app: &App) -> Result<(), store::Error> {
+    let works = inputs::app_has_open(&mut *plane.store.read().await?, &app.id).await?;
+    if works {
+        return Ok(());
+    }
+    tracing::info!(app = %app.id, "a detached app has no work any more: it ends");
+    stop_app(plane, app, "its work is done").await
 }
 
 /// Ends an app: its inputs are cancelled, its containers ended.

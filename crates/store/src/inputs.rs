@@ -237,6 +237,15 @@ pub async fn open_of_app(db: &mut Db, app: &model::AppId) -> Result<Vec<OpenInpu
     rows.iter().map(read_open).collect()
 }
 
+/// Whether an app has an input that is not done.
+pub async fn app_has_open(db: &mut Db, app: &model::AppId) -> Result<bool> {
+    let sql = "SELECT 1 FROM functions JOIN inputs ON inputs.function_id = functions.id \
+               WHERE functions.app_id = $1 AND inputs.state = 0 UNION ALL \
+               SELECT 1 FROM tasks JOIN inputs ON inputs.task_id = tasks.id \
+               WHERE tasks.app_id = $1 AND inputs.state = 1 LIMIT 1";
+    Ok(sqlx::query(sql).bind(app.as_str()).fetch_optional(db).await?.is_some())
+}
+
 /// Queued inputs of a function.
 pub async fn queued(db: &mut Db, function: &FunctionId) -> Result<Vec<OpenInput>> {
     let sql = "SELECT * FROM inputs WHERE function_id = $1 AND state = 0";

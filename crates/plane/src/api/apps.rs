@@ -9,7 +9,7 @@ use super::environments;
 use super::functions::handle_metadata;
 use super::gate::{Cx, Member};
 use super::refusal::Refusal;
-use crate::reconcile::stop_app;
+use crate::reconcile::{end_detached, stop_app};
 
 /// Apps in one list.
 const LIST_MAX: u32 = 500;
@@ -177,7 +177,9 @@ pub(super) async fn publish(
     Ok(pb::AppPublishResponse { deployed_at, ..pb::AppPublishResponse::default() })
 }
 
-/// The app's client leaves: what lives by it ends.
+/// The app's client leaves: what lives by it ends. A detached app stays for as long as it has work;
+/// one that has none when its entry point is done ends at once, so that the client, which reads
+/// the logs to their end, need not wait for a time-out (seen with `modal run -d`, 1.6.4).
 pub(super) async fn client_disconnect(
     cx: Cx<Member>,
     req: pb::AppClientDisconnectRequest,
@@ -185,8 +187,15 @@ pub(super) async fn client_disconnect(
     let app = get(&mut *cx.plane.store.read().await?, cx.scope(), &req.app_id).await?;
     let ends =
         app.state == AppState::Ephemeral as i32 || app.state == AppState::Initializing as i32;
-    if ends && app.stopped_at.is_none() {
-        stop_app(&cx.plane, &app, "its client left").await?;
+    if app.stopped_at.is_some() {
+        return Ok(());
+    }
+    if ends {
+        return Ok(stop_app(&cx.plane, &app, "its client left").await?);
+    }
+    let completed = req.reason() == pb::AppDisconnectReason::EntrypointCompleted;
+    if completed && app.state == AppState::Detached as i32 {
+        end_detached(&cx.plane, &app).await?;
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use wire::client as pb;
 use super::chunks::own_blob;
 use super::gate::{Cx, Task};
 use super::outcome::{function_input, outcome, without_pickles};
+use super::receipt::Receipt;
 use super::refusal::Refusal;
 use crate::limits::{BATCH_LINGER_MAX, HEARTBEAT_POLL, OUTPUTS_PER_REQUEST_MAX, SCAN_EVERY};
 use crate::work::Work;
@@ -61,11 +62,12 @@ fn kill_switch() -> pb::FunctionGetInputsResponse {
     pb::FunctionGetInputsResponse { inputs: vec![item], ..Default::default() }
 }
 
-/// Gives the container inputs; waits for some; sends it home when it is no longer wanted.
+/// Gives the container inputs; waits for some; sends it home when it is no longer wanted. The
+/// receipt takes the inputs back if the answer is lost.
 pub(super) async fn get_inputs(
     cx: Cx<Task>,
     req: pb::FunctionGetInputsRequest,
-) -> Result<pb::FunctionGetInputsResponse, Refusal> {
+) -> Result<(pb::FunctionGetInputsResponse, Receipt), Refusal> {
     let function = FunctionId::parse(&req.function_id)?;
     if function != cx.caller.function {
         return Err(Refusal::not_found("function", &req.function_id));
@@ -74,12 +76,15 @@ pub(super) async fn get_inputs(
     let began = cx.now();
     loop {
         match cx.plane.work(&cx.caller.id, &function, began).await? {
-            Work::GoHome => return Ok(kill_switch()),
+            Work::GoHome => return Ok((kill_switch(), Receipt::none())),
             Work::Nothing => {}
             Work::Waits => {
-                let taken = take(&cx, &function, req.batch_max_size, req.batch_linger_ms).await?;
+                let most = batch(&cx, &function, req.batch_max_size, req.batch_linger_ms).await?;
+                let (task, mut receipt) = (&cx.caller.id, Receipt::none());
+                let note = |taken: &[Ready]| receipt = cx.plane.handout(task, taken);
+                let taken = cx.plane.claim_noting(task, &function, most, note).await?;
                 if !taken.is_empty() {
-                    return Ok(items(taken));
+                    return Ok((items(taken), receipt));
                 }
             }
         }
@@ -93,13 +98,13 @@ pub(super) async fn get_inputs(
     }
 }
 
-/// Takes inputs; a batch waits until it is full or its time is up.
-async fn take(
+/// How many inputs to take. A batch waits until it is full or its time is up.
+async fn batch(
     cx: &Cx<Task>,
     function: &FunctionId,
     batch_max: u32,
     linger_ms: u64,
-) -> Result<Vec<Ready>, Refusal> {
+) -> Result<u32, Refusal> {
     let most = batch_max.clamp(1, crate::limits::BATCH_MAX);
     if most > 1 && linger_ms > 0 {
         let linger = Duration::from_millis(linger_ms).min(BATCH_LINGER_MAX);
@@ -119,7 +124,7 @@ async fn take(
             }
         }
     }
-    Ok(cx.plane.claim(&cx.caller.id, function, most).await?)
+    Ok(most)
 }
 
 fn items(taken: Vec<Ready>) -> pb::FunctionGetInputsResponse {

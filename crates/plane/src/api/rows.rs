@@ -89,7 +89,7 @@ pub fn client_rows() -> RpcTable {
         .unary (ContainerHello,               ANY_TASK,  containers::hello)
         .unary (ContainerHeartbeat,           ANY_TASK,  containers::heartbeat)
         .unary (TaskResult,                   ANY_TASK,  containers::task_result)
-        .unary (FunctionGetInputs,            ANY_TASK,  containers::get_inputs)
+        .receipt(FunctionGetInputs,           ANY_TASK,  containers::get_inputs)
         .unary (FunctionPutOutputs,           ANY_TASK,  containers::put_outputs)
         .unary (FunctionCallPutDataOut,       ANY_TASK,  chunks::put_out)
         .stream(FunctionCallGetDataIn,        KNOWN,     chunks::get_in) // restricted: its own

@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 mod bench;
+mod detached;
+mod handouts;
 mod races;
 mod scaling;
 mod wakes;

@@ -25,12 +25,12 @@ const ASLEEP: Duration = Duration::from_millis(200);
 const TRIES: usize = 4;
 
 impl Bench {
-    fn as_user(&self) -> Api {
+    pub(crate) fn as_user(&self) -> Api {
         let user = Caller::User(User { scope: self.scope.clone() });
         self.api(user)
     }
 
-    async fn as_container(&self, task: &TaskId) -> Api {
+    pub(crate) async fn as_container(&self, task: &TaskId) -> Api {
         self.api(self.plane.identify_task(task).await.unwrap())
     }
 
