@@ -146,7 +146,10 @@ impl Run {
         let (scope, image) = furnish(&plane).await?;
         let workers = (0..u8::try_from(chance.within(1..4))?).map(|n| {
             let memory_mib = chance.within(512..2_048);
-            Worker::new(n, Capacity { cpu_millis: 2_000, memory_bytes: memory_mib << 20 })
+            Worker::new(
+                n,
+                Capacity { cpu_millis: 2_000, memory_bytes: memory_mib << 20, disk_bytes: 1 << 40 },
+            )
         });
         let workers = workers.collect();
         let mut run = Self {

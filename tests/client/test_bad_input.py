@@ -31,6 +31,21 @@ def test_a_wrong_secret_is_refused(server):
     assert send(server, "AppList", b"", **headers)[0] == UNAUTHENTICATED
 
 
+def test_a_token_goes_with_its_file(fresh_server):
+    server = fresh_server(images=False)
+    old = dict(server.env)
+    assert server.stop() == 0
+    (server.data_dir / "token.json").unlink()
+    server.start()
+    assert server.env["MODAL_TOKEN_ID"] != old["MODAL_TOKEN_ID"]
+    headers = {
+        "x-modal-token-id": old["MODAL_TOKEN_ID"],
+        "x-modal-token-secret": old["MODAL_TOKEN_SECRET"],
+    }
+    assert send(server, "AppList", b"", **headers)[0] == UNAUTHENTICATED
+    assert send(server, "AppList", b"")[0] == 0
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -121,6 +136,10 @@ def test_an_upload_with_a_wrong_hash_is_refused(server, modal):
             wrong = await session.put(url, data=sent)
             short = await session.put(url, data=announced[:500])
             right = await session.put(url, data=announced)
+            # A client that does not hear of its success sends again.
+            again = await session.put(url, data=announced)
+            assert (again.status, again.headers["ETag"]) == (200, right.headers["ETag"])
+            assert 400 <= (await session.put(url, data=sent)).status < 500
             forged = await session.put(url[:-4] + "AAAA", data=announced)
             return wrong.status, short.status, right.status, forged.status
 
@@ -160,6 +179,11 @@ def test_a_gpu_is_refused_by_name(server, modal):
 def test_more_memory_than_there_is_is_refused(server, modal):
     with pytest.raises(modal.exception.Error, match="(?i)memory"):
         define(modal, memory=300_000)
+
+
+def test_a_larger_disk_than_there_is_is_refused(server, modal):
+    with pytest.raises(modal.exception.Error, match="(?i)disk"):
+        define(modal, ephemeral_disk=3 << 20)
 
 
 def test_a_region_is_refused_by_name(server, modal):

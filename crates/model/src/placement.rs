@@ -66,7 +66,7 @@ mod tests {
     fn view(n: u8, memory: u64, reserved: u64) -> WorkerView {
         WorkerView {
             worker: WorkerId::new([n; 16]),
-            capacity: Capacity { cpu_millis: 2_000, memory_bytes: memory },
+            capacity: Capacity { cpu_millis: 2_000, memory_bytes: memory, disk_bytes: 0 },
             reserved: Reservation { cpu_millis: 0, memory_bytes: reserved },
         }
     }

@@ -51,6 +51,8 @@ pub struct Capacity {
     pub cpu_millis: u64,
     /// Memory that containers may have together.
     pub memory_bytes: u64,
+    /// The disk that holds writable layers, full or not.
+    pub disk_bytes: u64,
 }
 
 impl Capacity {
@@ -124,7 +126,8 @@ impl ResourceWish {
 mod tests {
     use super::*;
 
-    const MACHINE: Capacity = Capacity { cpu_millis: 2_000, memory_bytes: 8 << 30 };
+    const MACHINE: Capacity =
+        Capacity { cpu_millis: 2_000, memory_bytes: 8 << 30, disk_bytes: 1 << 40 };
 
     #[test]
     fn unset_means_the_operators_defaults() {

@@ -94,6 +94,7 @@ impl Fleet {
         fleet.values().fold(Capacity::default(), |most, connected| Capacity {
             cpu_millis: most.cpu_millis.max(connected.capacity.cpu_millis),
             memory_bytes: most.memory_bytes.max(connected.capacity.memory_bytes),
+            disk_bytes: most.disk_bytes.max(connected.capacity.disk_bytes),
         })
     }
 }

@@ -59,6 +59,13 @@ pub async fn insert(
     Ok(())
 }
 
+/// Forgets every token of a workspace.
+pub async fn remove_all(db: &mut Db, workspace: &WorkspaceId) -> Result<()> {
+    let sql = "DELETE FROM tokens WHERE workspace_id = $1";
+    sqlx::query(sql).bind(workspace.as_str()).execute(db).await?;
+    Ok(())
+}
+
 /// The workspace and the secret's SHA-256 of a token.
 pub async fn get(db: &mut Db, token_id: &str) -> Result<Option<(WorkspaceId, Vec<u8>)>> {
     let row = sqlx::query("SELECT workspace_id, secret_sha256 FROM tokens WHERE id = $1")

@@ -63,7 +63,8 @@ fn log(serve: &Serve) {
     }
 }
 
-/// What the machine has for containers: all cores, and its memory but for a share of its own.
+/// What the machine has for containers: all cores, its memory but for a share of its own, and the
+/// disk of the data directory.
 fn capacity(serve: &Serve) -> Result<Capacity> {
     let cores = std::thread::available_parallelism()?.get() as u64;
     let memory_bytes = match serve.capacity_mib {
@@ -73,7 +74,9 @@ fn capacity(serve: &Serve) -> Result<Capacity> {
             total.saturating_sub((total / 8).max(512 * MIB))
         }
     };
-    Ok(Capacity { cpu_millis: cores * 1_000, memory_bytes })
+    let disk = rustix::fs::statvfs(&serve.data.data_dir).context("the data directory's disk")?;
+    let disk_bytes = disk.f_blocks * disk.f_frsize;
+    Ok(Capacity { cpu_millis: cores * 1_000, memory_bytes, disk_bytes })
 }
 
 fn memory_total_bytes() -> Result<u64> {
@@ -113,6 +116,8 @@ async fn first_start(store: &Store, data: &Data, plane: &Plane) -> Result<Token>
                 secret: format!("as-{}", hex::encode(rand::random::<[u8; 24]>())),
             };
             let hash = plane::identity::secret_hash(&token.secret);
+            // Whoever deletes the file wants the token gone that was in it.
+            tokens::remove_all(&mut tx, &workspace).await?;
             tokens::insert(&mut tx, &token.id, &workspace, &hash, plane.now()).await?;
             data.put_token(&token)?;
             token

@@ -126,6 +126,15 @@ fn resources(f: &pb::Function, largest: &Capacity) -> Result<ResourceWish, Refus
         );
         return Err(Refusal::invalid("cpu", why));
     }
+    let disk_bytes = wish.disk_bytes.unwrap_or_default();
+    if largest.disk_bytes > 0 && disk_bytes > largest.disk_bytes {
+        let why = format!(
+            "{} MiB are asked for, but the largest worker has a disk of {} MiB",
+            disk_bytes / MIB,
+            largest.disk_bytes / MIB
+        );
+        return Err(Refusal::invalid("ephemeral_disk", why));
+    }
     Ok(wish)
 }
 

@@ -84,7 +84,7 @@ impl Place {
         };
         let plane = Plane::new(store, blobs, config);
         let (orders, _) = tokio::sync::mpsc::channel(1);
-        let capacity = Capacity { cpu_millis: 4_000, memory_bytes: 4 << 30 };
+        let capacity = Capacity { cpu_millis: 4_000, memory_bytes: 4 << 30, disk_bytes: 1 << 40 };
         plane.fleet.join(WorkerId::new([9; 16]), capacity, orders);
         let ours = Tenant::new(&plane, "ours").await;
         let theirs = Tenant::new(&plane, "theirs").await;

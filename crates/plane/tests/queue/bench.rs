@@ -90,7 +90,7 @@ impl Bench {
             (AppId::new([1; 16]), FunctionId::new([1; 16]), CallId::new([1; 16]));
         let (sender, orders) = mpsc::channel(64);
         let worker = WorkerId::new([1; 16]);
-        let capacity = Capacity { cpu_millis: 4_000, memory_bytes: 4 << 30 };
+        let capacity = Capacity { cpu_millis: 4_000, memory_bytes: 4 << 30, disk_bytes: 1 << 40 };
         plane.fleet.join(worker.clone(), capacity, sender);
         plane.fleet.admit(&worker);
         let bench = Self { plane, clock, scope, app, function, call, worker, orders, dir };

@@ -120,7 +120,11 @@ async fn an_end_that_could_not_be_ordered_is_ordered_again() {
     look(&bench).await;
     let (sender, orders) = tokio::sync::mpsc::channel(8);
     bench.orders = orders;
-    let capacity = model::resources::Capacity { cpu_millis: 1_000, memory_bytes: 1 << 30 };
+    let capacity = model::resources::Capacity {
+        cpu_millis: 1_000,
+        memory_bytes: 1 << 30,
+        disk_bytes: 1 << 40,
+    };
     bench.plane.fleet.join(bench.worker.clone(), capacity, sender);
     bench.pass(1_001);
     look(&bench).await;
@@ -133,7 +137,11 @@ async fn a_worker_gets_nothing_before_what_it_runs_is_known() {
     bench.put(0..1).await;
     let (sender, orders) = tokio::sync::mpsc::channel(8);
     bench.orders = orders;
-    let capacity = model::resources::Capacity { cpu_millis: 4_000, memory_bytes: 4 << 30 };
+    let capacity = model::resources::Capacity {
+        cpu_millis: 4_000,
+        memory_bytes: 4 << 30,
+        disk_bytes: 1 << 40,
+    };
     bench.plane.fleet.join(bench.worker.clone(), capacity, sender);
     scheduler::tick(&bench.plane).await.unwrap();
     assert!(bench.orders.try_recv().is_err());
@@ -155,7 +163,11 @@ async fn a_worker_that_comes_back_ends_what_was_given_up() {
     reports::ended(&bench.plane, &lost, End::Lost).await.unwrap();
     let (sender, orders) = tokio::sync::mpsc::channel(8);
     bench.orders = orders;
-    let capacity = model::resources::Capacity { cpu_millis: 4_000, memory_bytes: 4 << 30 };
+    let capacity = model::resources::Capacity {
+        cpu_millis: 4_000,
+        memory_bytes: 4 << 30,
+        disk_bytes: 1 << 40,
+    };
     bench.plane.fleet.join(bench.worker.clone(), capacity, sender);
     let stranger = TaskId::new([7; 16]);
     let running = vec![known.clone(), lost.clone(), stranger.clone()];

@@ -319,9 +319,15 @@ fn container(facts: &Facts) -> Point {
         Trial::Worked(took) => {
             Point::ok("container", format!("built and removed ({} ms)", took.as_millis()))
         }
-        Trial::Failed(why) => Point::missing("container", why)
-            .follows("functions cannot run")
-            .remedy("see to the points above first; this error names the step that failed"),
+        Trial::Failed(why) => {
+            let point = Point::missing("container", why).follows("functions cannot run");
+            if why.contains("container's namespaces: Operation not permitted") {
+                return point.remedy(
+                    "in a chroot the kernel makes no user namespaces: run it outside of one",
+                );
+            }
+            point.remedy("see to the points above first; this error names the step that failed")
+        }
     }
 }
 
