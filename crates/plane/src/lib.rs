@@ -13,6 +13,7 @@ pub mod functions;
 pub mod handouts;
 pub mod identity;
 pub mod limits;
+pub mod parked;
 pub mod printed;
 pub mod queue;
 pub mod reconcile;
@@ -20,6 +21,7 @@ pub mod reports;
 mod room;
 pub mod scheduler;
 pub mod streamed;
+pub mod submission;
 pub mod work;
 pub mod world;
 
@@ -65,6 +67,8 @@ pub struct Plane {
     pub claims: claims::Claims,
     /// Inputs that are to be given up by the containers that hold them.
     pub cancels: endings::Cancels,
+    /// Containers that wait for inputs.
+    pub parked: parked::Parked,
     /// Inputs that did not reach their containers.
     pub handouts: handouts::Handouts,
     /// Containers that are to be gone.
@@ -105,6 +109,7 @@ impl Plane {
             backlog: backlog::Backlog::default(),
             claims: claims::Claims::new(rand::random()),
             cancels: endings::Cancels::default(),
+            parked: parked::Parked::default(),
             handouts: handouts::Handouts::default(),
             ends: endings::Ends::default(),
             printed: printed::Printed::default(),

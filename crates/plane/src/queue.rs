@@ -1,11 +1,11 @@
 //! The queue: inputs come in, containers take them, outcomes go out. Every change of an input is
 //! `model::call::step` on what is stored, in one transaction.
 
-use model::call::{Effect, Event, Input, Rules, State, step};
+use model::call::{Effect, Event, Rules, State, step};
 use model::output::Outcome;
 use model::{CallId, FunctionId, InputId, Millis, TaskId, Time};
-use store::calls::{self, Call};
-use store::inputs::{self, Carried, OpenInput, Ready};
+use store::calls;
+use store::inputs::{self, OpenInput, Ready};
 use store::{Hint, Tx, tasks};
 
 use crate::endings::Kills;
@@ -53,39 +53,13 @@ pub async fn apply(
 }
 
 /// Whoever watches deadlines looks every `SCAN_EVERY`; what is due sooner must wake it.
-fn ring_if_soon(tx: &mut Tx, due_in: Millis) {
+pub(crate) fn ring_if_soon(tx: &mut Tx, due_in: Millis) {
     if due_in > Millis(0) && due_in.duration() < SCAN_EVERY {
         tx.ring(Hint::Deadlines);
     }
 }
 
 impl Plane {
-    /// Queues inputs of a call; those whose index is there already stay as they are. Answers with
-    /// the ids, in the order asked for.
-    pub async fn submit(
-        &self,
-        tx: &mut Tx,
-        call: &Call,
-        wanted: Vec<(u32, Carried)>,
-        now: Time,
-    ) -> Result<Vec<InputId>, store::Error> {
-        let place = |(index, carried)| {
-            let open = OpenInput {
-                id: InputId::new(self.bits()),
-                call: call.id.clone(),
-                function: call.function.clone(),
-                index,
-                input: Input::new(now),
-            };
-            (open, carried)
-        };
-        let placed: Vec<_> = wanted.into_iter().map(place).collect();
-        let ids = inputs::insert(tx, &call.id, &placed).await?;
-        tx.ring(Hint::Inputs(call.function.clone()));
-        tx.ring(Hint::Schedule);
-        Ok(ids)
-    }
-
     /// Gives a container up to `most` inputs. None if there are none, or if it may take none: it
     /// never holds more than its function lets one container work on.
     pub async fn claim(
@@ -125,15 +99,14 @@ impl Plane {
         let mut taken = Vec::new();
         for ready in inputs::ready(&mut tx, function, now, most).await? {
             let event = Event::Claimed { task: task.clone() };
-            let (open, _) = apply(&mut tx, ready.open, event, &rules(spec), now).await?;
-            if let State::Running { deadline, .. } = open.input.state {
+            let (input, _) = step(ready.open.input, event, &rules(spec), now);
+            if let State::Running { deadline, .. } = input.state {
                 ring_if_soon(&mut tx, deadline.since(now));
-                taken.push(Ready { open, ..ready });
+                taken.push(Ready { open: OpenInput { input, ..ready.open }, ..ready });
             }
         }
         if !taken.is_empty() {
-            let n = u32::try_from(taken.len()).unwrap_or(u32::MAX);
-            tasks::take(&mut tx, task, n, now).await?;
+            inputs::save_claimed(&mut tx, task, &taken, now).await?;
             tx.ring(Hint::Schedule);
             note(&taken);
         }

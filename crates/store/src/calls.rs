@@ -50,11 +50,12 @@ fn read(row: &SqliteRow) -> Result<Call> {
 }
 
 /// Makes a call. `key` is the client's idempotency key: the same key finds it again. `false` if
-/// there is one with that key already.
+/// there is one with that key already, or its app has ended.
 pub async fn insert(db: &mut Db, call: &Call, key: Option<&str>) -> Result<bool> {
     let sql = "INSERT INTO calls (id, workspace_id, app_id, function_id, kind, invocation, \
-               created_at, idempotency_key) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
-               ON CONFLICT (workspace_id, idempotency_key) WHERE idempotency_key IS NOT NULL \
+               created_at, idempotency_key) SELECT $1, $2, $3, $4, $5, $6, $7, $8 \
+               WHERE EXISTS (SELECT 1 FROM apps WHERE id = $3 AND workspace_id = $2 \
+               AND stopped_at IS NULL) ON CONFLICT (workspace_id, idempotency_key) WHERE idempotency_key IS NOT NULL \
                DO NOTHING";
     let done = sqlx::query(sql)
         .bind(call.id.as_str())

@@ -63,6 +63,8 @@ pub struct DoneInput {
     pub task: Option<TaskId>,
     /// What became of it.
     pub outcome: Outcome,
+    /// Inputs of its call that were not done when it was read.
+    pub unfinished: u32,
 }
 
 fn read_open(row: &SqliteRow) -> Result<OpenInput> {
@@ -311,6 +313,28 @@ pub async fn save(db: &mut Db, stored: &OpenInput, task: Option<&TaskId>, now: T
     Ok(())
 }
 
+/// Writes that a task has taken inputs, all of one function at one moment, in one trip.
+pub async fn save_claimed(db: &mut Db, task: &TaskId, taken: &[Ready], now: Time) -> Result<()> {
+    let Some(State::Running { started_at, deadline, .. }) =
+        taken.first().map(|ready| &ready.open.input.state)
+    else {
+        return Ok(());
+    };
+    let mut sql = QueryBuilder::<Sqlite>::new("UPDATE tasks SET taken_count = taken_count + ");
+    sql.push_bind(int(taken.len() as u64)).push(", heartbeat_at = ").push_bind(int(now.0));
+    sql.push(" WHERE id = ").push_bind(task.as_str());
+    sql.push("; UPDATE inputs SET state = 1, task_id = ").push_bind(task.as_str());
+    sql.push(", started_at = ").push_bind(int(started_at.0));
+    sql.push(", deadline = ").push_bind(int(deadline.0)).push(" WHERE id IN (");
+    let mut ids = sql.separated(", ");
+    for ready in taken {
+        ids.push_bind(ready.open.id.as_str());
+    }
+    sql.push(")");
+    sql.build().persistent(taken.len() == 1).execute(db).await?;
+    Ok(())
+}
+
 async fn finish(
     db: &mut Db,
     stored: &OpenInput,
@@ -359,13 +383,15 @@ pub enum Wanted {
 pub async fn done(db: &mut Db, call: &CallId, wanted: Wanted, most: u32) -> Result<Vec<DoneInput>> {
     let sql = match wanted {
         Wanted::After(_) => {
-            "SELECT i.id, i.idx, i.done_seq, i.retry_count, o.* FROM inputs i \
-             JOIN outcomes o ON o.input_id = i.id WHERE i.call_id = $1 AND i.state = 2 \
+            "SELECT i.id, i.idx, i.done_seq, i.retry_count, o.*, \
+             c.input_count - c.done_count AS unfinished FROM inputs i \
+             JOIN outcomes o ON o.input_id = i.id JOIN calls c ON c.id = i.call_id WHERE i.call_id = $1 AND i.state = 2 \
              AND i.done_seq > $2 AND $3 = 0 ORDER BY i.done_seq LIMIT $4"
         }
         Wanted::Indexes(..) => {
-            "SELECT i.id, i.idx, i.done_seq, i.retry_count, o.* FROM inputs i \
-             JOIN outcomes o ON o.input_id = i.id WHERE i.call_id = $1 AND i.state = 2 \
+            "SELECT i.id, i.idx, i.done_seq, i.retry_count, o.*, \
+             c.input_count - c.done_count AS unfinished FROM inputs i \
+             JOIN outcomes o ON o.input_id = i.id JOIN calls c ON c.id = i.call_id WHERE i.call_id = $1 AND i.state = 2 \
              AND i.idx BETWEEN $2 AND $3 ORDER BY i.idx LIMIT $4"
         }
     };
@@ -384,6 +410,7 @@ pub async fn done(db: &mut Db, call: &CallId, wanted: Wanted, most: u32) -> Resu
                 retry_count: count(row, "retry_count")?,
                 task: id_opt(row, "task_id", TaskId::parse)?,
                 outcome: read_outcome(row)?,
+                unfinished: count(row, "unfinished")?,
             })
         })
         .collect()

@@ -227,13 +227,6 @@ pub async fn beat(db: &mut Db, id: &TaskId, now: Time) -> Result<()> {
     Ok(())
 }
 
-/// Notes that the container took `n` inputs.
-pub async fn take(db: &mut Db, id: &TaskId, n: u32, now: Time) -> Result<()> {
-    let sql = "UPDATE tasks SET taken_count = taken_count + $2, heartbeat_at = $3 WHERE id = $1";
-    sqlx::query(sql).bind(id.as_str()).bind(n).bind(int(now.0)).execute(db).await?;
-    Ok(())
-}
-
 /// Ends a task. `false` if it had ended before.
 pub async fn end(db: &mut Db, id: &TaskId, end: &End, now: Time) -> Result<bool> {
     let sql = "UPDATE tasks SET state = 4, ended_at = $2, ending = $3 WHERE id = $1 AND state < 4";

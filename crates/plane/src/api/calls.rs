@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::output::Payload;
-use model::{CallId, FunctionId, InputId};
+use model::{AppId, CallId, FunctionId, InputId};
 use store::calls::{self, Call};
 use store::functions::Function;
 use store::inputs::{self, Carried, DoneInput, Wanted};
@@ -20,6 +20,7 @@ use crate::limits::{
     INPUTS_OUTSTANDING_MAX, INPUTS_PER_REQUEST_MAX, INPUTS_QUEUED_MAX, OUTPUT_BYTES_MAX,
     OUTPUTS_MAX, POLL_MAX,
 };
+use crate::submission::Submitted;
 
 /// Inputs of a request, checked: an index and what is carried.
 fn read_inputs(items: Vec<pb::FunctionPutInputsItem>) -> Result<Vec<(u32, Carried)>, Refusal> {
@@ -63,9 +64,13 @@ async fn check_open(cx: &Cx<Member>, tx: &mut Tx, call: &Call) -> Result<(), Ref
     }
     let app = apps::get(tx, cx.scope(), &call.app).await?;
     if app.is_none_or(|app| app.stopped_at.is_some()) {
-        return Err(Refusal::Conflict(format!("app `{}` has ended: start it again", call.app)));
+        return Err(ended(&call.app));
     }
     Ok(())
+}
+
+fn ended(app: &AppId) -> Refusal {
+    Refusal::Conflict(format!("app `{app}` has ended: start it again"))
 }
 
 async fn check_room(
@@ -100,7 +105,7 @@ fn put_items(wanted: &[u32], ids: Vec<InputId>) -> Vec<pb::FunctionPutInputsResp
     wanted.iter().zip(ids).map(item).collect()
 }
 
-/// A new call, or the one that was made with the same idempotency key.
+/// A new call, or the one that was made with the same idempotency key. It takes inputs.
 async fn call_of(
     cx: &Cx<Member>,
     tx: &mut Tx,
@@ -128,13 +133,16 @@ async fn call_of(
     if calls::insert(tx, &call, cx.replay_key()).await? {
         return Ok(call);
     }
-    let key = cx.replay_key().unwrap_or_default();
-    let known = calls::by_key(tx, cx.scope(), key).await?;
-    let known = known.ok_or_else(|| Refusal::not_found("call of the idempotency key", key))?;
+    let known = match cx.replay_key() {
+        Some(key) => calls::by_key(tx, cx.scope(), key).await?,
+        None => None,
+    };
+    let known = known.ok_or_else(|| ended(&function.app))?;
     if known.function != function.id {
         let text = "the idempotency key was used for a call of another function";
         return Err(Refusal::Conflict(text.into()));
     }
+    check_open(cx, tx, &known).await?;
     Ok(known)
 }
 
@@ -147,14 +155,14 @@ pub(super) async fn map(
     let indexes: Vec<u32> = wanted.iter().map(|(index, _)| *index).collect();
     let mut tx = cx.plane.store.begin().await?;
     let call = call_of(&cx, &mut tx, &req).await?;
-    check_open(&cx, &mut tx, &call).await?;
     check_room(&cx, &mut tx, &call.function, wanted.len()).await?;
     check_blobs(&cx, &mut tx, &wanted).await?;
-    let ids = match wanted.is_empty() {
-        true => Vec::new(),
-        false => cx.plane.submit(&mut tx, &call, wanted, cx.now()).await?,
+    let submitted = match wanted.is_empty() {
+        true => None,
+        false => Some(cx.plane.submit(&mut tx, &call, wanted, cx.now()).await?),
     };
     tx.commit().await?;
+    let ids = submitted.map(Submitted::deliver).unwrap_or_default();
     Ok(pb::FunctionMapResponse {
         function_call_jwt: call.id.to_string(),
         function_call_id: call.id.into(),
@@ -184,9 +192,9 @@ pub(super) async fn put_inputs(
     check_open(&cx, &mut tx, &call).await?;
     check_room(&cx, &mut tx, &call.function, wanted.len()).await?;
     check_blobs(&cx, &mut tx, &wanted).await?;
-    let ids = cx.plane.submit(&mut tx, &call, wanted, cx.now()).await?;
+    let submitted = cx.plane.submit(&mut tx, &call, wanted, cx.now()).await?;
     tx.commit().await?;
-    Ok(pb::FunctionPutInputsResponse { inputs: put_items(&indexes, ids) })
+    Ok(pb::FunctionPutInputsResponse { inputs: put_items(&indexes, submitted.deliver()) })
 }
 
 /// Says that no further input will come. Nothing waits for that word here.
@@ -234,21 +242,23 @@ pub(super) async fn get_outputs(
         Ok(0) | Err(_) => OUTPUTS_MAX,
         Ok(n) => n.min(OUTPUTS_MAX),
     };
+    find(&cx, &mut *cx.plane.store.read().await?, &req.function_call_id).await?;
     loop {
-        let (call, done) = {
+        let done = inputs::done(&mut *cx.plane.store.read().await?, &id, wanted, most).await?;
+        if let Some(first) = done.first() {
+            return Ok(answer(&req, first.unfinished, done));
+        }
+        if !poll.again(&cx.plane).await {
             let mut db = cx.plane.store.read().await?;
             let call = find(&cx, &mut db, &req.function_call_id).await?;
-            (call, inputs::done(&mut db, &id, wanted, most).await?)
-        };
-        if !done.is_empty() || !poll.again(&cx.plane).await {
-            return Ok(answer(&req, &call, done));
+            return Ok(answer(&req, call.input_count.saturating_sub(call.done_count), done));
         }
     }
 }
 
 fn answer(
     req: &pb::FunctionGetOutputsRequest,
-    call: &Call,
+    unfinished: u32,
     done: Vec<DoneInput>,
 ) -> pb::FunctionGetOutputsResponse {
     let mut last = place(&req.last_entry_id);
@@ -262,7 +272,6 @@ fn answer(
         last = last.max(item.done_seq);
         outputs.push(output(item));
     }
-    let unfinished = call.input_count.saturating_sub(call.done_count);
     pb::FunctionGetOutputsResponse {
         idxs: outputs.iter().map(|output| output.idx).collect(),
         outputs,

@@ -15,6 +15,7 @@ use super::outcome::{function_input, outcome, without_pickles};
 use super::receipt::Receipt;
 use super::refusal::Refusal;
 use crate::limits::{BATCH_LINGER_MAX, HEARTBEAT_POLL, OUTPUTS_PER_REQUEST_MAX, SCAN_EVERY};
+use crate::parked::Handed;
 use crate::work::Work;
 
 /// The container's program runs: from here on it can take inputs.
@@ -88,14 +89,36 @@ pub(super) async fn get_inputs(
                 }
             }
         }
-        tokio::select! {
-            () = ear.wait(SCAN_EVERY) => {}
-            () = cx.plane.closed() => {
-                // What runs is ended by the worker; this one only must not ask again at once.
-                tokio::time::sleep(SCAN_EVERY).await;
-            }
+        if let Some(handed) = wait(&cx, &function, &req, &mut ear).await {
+            return Ok((items(vec![handed.ready]), handed.receipt));
         }
     }
+}
+
+/// Waits until it is worth looking again, or an input is handed over.
+async fn wait(
+    cx: &Cx<Task>,
+    function: &FunctionId,
+    req: &pb::FunctionGetInputsRequest,
+    ear: &mut store::Ear,
+) -> Option<Handed> {
+    // A batch is filled from the queue.
+    let mut seat = (req.batch_max_size <= 1).then(|| cx.plane.parked.sit(function, &cx.caller.id));
+    let brought = async {
+        match &mut seat {
+            Some(seat) => seat.handed().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        handed = brought => return handed,
+        () = ear.wait(SCAN_EVERY) => {}
+        () = cx.plane.closed() => {
+            // What runs is ended by the worker; this one only must not ask again at once.
+            tokio::time::sleep(SCAN_EVERY).await;
+        }
+    }
+    seat?.leave().await
 }
 
 /// How many inputs to take. A batch waits until it is full or its time is up.

@@ -7,6 +7,7 @@ use http_body_util::BodyExt;
 use model::TaskId;
 use model::call::{Input, State};
 use model::link::Order;
+use model::output::Payload;
 use plane::reconcile;
 use prost::Message;
 use store::inputs::OpenInput;
@@ -66,6 +67,77 @@ async fn an_input_stays_where_its_answer_was_taken() {
     bench.look().await;
     assert!(bench.orders.try_recv().is_err());
     assert_eq!(bench.inputs().await.0.len(), 1);
+}
+
+/// A container that takes inputs until there are none for a while, and leaves every now and then
+/// while it asks: what is on its way to it then is not lost, and it is not used again.
+async fn work(bench: &Bench, mut seed: u64) -> usize {
+    let mut task = bench.container(false).await;
+    let mut answered = 0;
+    loop {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let patience = match seed >> 61 {
+            0 => Duration::from_micros(seed >> 32 & 0xfff),
+            _ => Duration::from_millis(1_500),
+        };
+        let ask = async { bench.ask(&task).await.into_body().collect().await.unwrap().to_bytes() };
+        let Ok(body) = tokio::time::timeout(patience, ask).await else {
+            if patience > Duration::from_secs(1) {
+                return answered;
+            }
+            task = bench.container(false).await;
+            continue;
+        };
+        let response = pb::FunctionGetInputsResponse::decode(&body[5..]).unwrap();
+        for item in response.inputs {
+            if item.kill_switch {
+                task = bench.container(false).await;
+                continue;
+            }
+            let id = model::InputId::parse(&item.input_id).unwrap();
+            let answer = vec![(id, item.retry_count, success(&item.input_id))];
+            bench.plane.answer(&task, answer).await.unwrap();
+            answered += 1;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn inputs_find_their_way_past_containers_that_leave() {
+    let bench = std::sync::Arc::new(Bench::new(spec()).await);
+    let workers: Vec<_> = (1..=6)
+        .map(|n| {
+            let bench = bench.clone();
+            tokio::spawn(async move { work(&bench, n).await })
+        })
+        .collect();
+    let looks = {
+        let bench = bench.clone();
+        tokio::spawn(async move {
+            loop {
+                bench.look().await;
+                tokio::time::sleep(Duration::from_millis(3)).await;
+            }
+        })
+    };
+    let mut sent = 0;
+    for n in 0..150 {
+        let count = 1 + n % 4;
+        bench.put(sent..sent + count).await;
+        sent += count;
+        tokio::time::sleep(Duration::from_millis(u64::from(n % 3) * 2)).await;
+    }
+    for worker in workers {
+        worker.await.unwrap();
+    }
+    looks.abort();
+    bench.check(sent as usize).await;
+    let (open, done) = bench.inputs().await;
+    assert!(open.is_empty(), "never answered: {open:?}");
+    for done in done {
+        let own = Payload::Inline(done.id.to_string().into());
+        assert_eq!(done.outcome.data, Some(own), "the answer is another input's");
+    }
 }
 
 /// The container leaves while its inputs are being written down for it.
