@@ -1,11 +1,13 @@
 """`modal run`: output, logs, exceptions and exit codes."""
 
+import json
 import os
 import re
 import subprocess
 
 import pytest
 
+import serving
 from serving import MODAL, REPOSITORY
 
 pytestmark = pytest.mark.usefixtures("warm")
@@ -37,6 +39,21 @@ def test_a_function_can_be_named(server):
     done = modal_run(server, "tests/client/apps/run_app.py::add", "--a", "2", "--b", "40")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 + 40" in done.stdout
+
+
+def test_the_first_run_says_what_it_waits_for(fresh_server):
+    """The client's package is prepared when the first function starts, which takes a while."""
+    server = fresh_server()
+    images = server.data_dir / serving.IMAGES
+    for key in (images / "keys").iterdir():
+        layers = json.loads(key.read_text())["layers"]
+        if len(layers) == 1 and list((images / "layers" / layers[0] / "diff").glob("**/modal_proto")):
+            key.unlink()
+    text = "the client's package 1.6.4 for Python 3.11 is prepared, once"
+    first = modal_run(server, "tests/client/apps/warm_app.py")
+    assert first.returncode == 0 and text in first.stdout, first.stdout + first.stderr
+    second = modal_run(server, "tests/client/apps/warm_app.py")
+    assert second.returncode == 0 and text not in second.stdout, second.stdout + second.stderr
 
 
 def test_a_detached_run_ends_with_its_work(server):

@@ -133,7 +133,8 @@ impl Client {
         if let Some(digest) = store.recall(key)?.and_then(|image| image.layers.first().copied()) {
             return Ok(digest);
         }
-        say(log, &format!("client {}: its packages for Python {python}, once", self.version));
+        let text = "is prepared, once; this takes a while";
+        say(log, &format!("the client's package {} for Python {python} {text}", self.version));
         let draft = store.draft()?;
         let dirs = StepDirs { upper: draft.upper(), work: draft.work() };
         let step = self.step(store.diffs(&base.layers)?, dirs, &base.config);

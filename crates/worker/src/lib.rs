@@ -18,9 +18,11 @@ mod users;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use jail::disk::{Disk, DiskConfig};
+use model::link::{LogLine, Report, Stream};
 use model::resources::Capacity;
-use model::{WorkerId, link::Report};
+use model::{TaskId, WorkerId};
 use std::sync::atomic::AtomicU64;
 use tokio::sync::{Semaphore, mpsc};
 
@@ -154,6 +156,13 @@ impl Worker {
     /// Tells the plane; returns when it is taken. Nobody listens any more once the plane is gone.
     pub(crate) async fn report(&self, report: Report) {
         let _ = self.reports.send(report).await;
+    }
+
+    /// Puts a line of the worker's own among a task's output. Blocks.
+    pub(crate) fn tell(&self, task: &TaskId, line: &[u8]) {
+        let data = Bytes::copy_from_slice(line);
+        let line = LogLine { task: task.clone(), stream: Stream::Info, at: task::now(), data };
+        let _ = self.reports.blocking_send(Report::Log(line));
     }
 
     /// Gives back what the worker owned in the kernel, once its tasks have ended. Blocks.

@@ -73,8 +73,14 @@ impl Worker {
             return Err(Error::Client("the image has no Python that is known".into()));
         };
         let runner = Steps::new(self, "client");
+        // What is made once takes a while, and the caller waits for it: the first line, which says
+        // so, is for the app's output; what pip says is for the server's log.
+        let mut told = false;
         let mut log = |line: &[u8]| {
             tracing::debug!(line = %String::from_utf8_lossy(line).trim_end(), "client package");
+            if !std::mem::replace(&mut told, true) {
+                self.tell(&spec.task, line);
+            }
         };
         let failed = |error: &dyn std::error::Error| Error::Client(crate::task::chain(error));
         let client = &spec.client;

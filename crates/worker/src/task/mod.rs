@@ -4,6 +4,7 @@ pub(crate) mod inside;
 mod output;
 mod run;
 
+pub(crate) use output::now;
 pub(crate) use run::{chain, run};
 
 /// The control group's and scratch space's name of a task: ids have capital letters, which the

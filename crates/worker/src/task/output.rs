@@ -14,7 +14,7 @@ use crate::Worker;
 use crate::limits::LOG_CHUNK_BYTES_MAX;
 
 /// The present moment, for lines.
-fn now() -> Time {
+pub(crate) fn now() -> Time {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     Time(since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX)))
 }
