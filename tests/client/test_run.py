@@ -47,7 +47,8 @@ def test_the_first_run_says_what_it_waits_for(fresh_server):
     images = server.data_dir / serving.IMAGES
     for key in (images / "keys").iterdir():
         layers = json.loads(key.read_text())["layers"]
-        if len(layers) == 1 and list((images / "layers" / layers[0] / "diff").glob("**/modal_proto")):
+        diff = images / "layers" / layers[0] / "diff" if len(layers) == 1 else None
+        if diff and list(diff.glob("**/modal_proto")):
             key.unlink()
     text = "the client's package 1.6.4 for Python 3.11 is prepared, once"
     first = modal_run(server, "tests/client/apps/warm_app.py")

@@ -385,14 +385,16 @@ pub async fn done(db: &mut Db, call: &CallId, wanted: Wanted, most: u32) -> Resu
         Wanted::After(_) => {
             "SELECT i.id, i.idx, i.done_seq, i.retry_count, o.*, \
              c.input_count - c.done_count AS unfinished FROM inputs i \
-             JOIN outcomes o ON o.input_id = i.id JOIN calls c ON c.id = i.call_id WHERE i.call_id = $1 AND i.state = 2 \
-             AND i.done_seq > $2 AND $3 = 0 ORDER BY i.done_seq LIMIT $4"
+             JOIN outcomes o ON o.input_id = i.id JOIN calls c ON c.id = i.call_id \
+             WHERE i.call_id = $1 AND i.state = 2 AND i.done_seq > $2 AND $3 = 0 \
+             ORDER BY i.done_seq LIMIT $4"
         }
         Wanted::Indexes(..) => {
             "SELECT i.id, i.idx, i.done_seq, i.retry_count, o.*, \
              c.input_count - c.done_count AS unfinished FROM inputs i \
-             JOIN outcomes o ON o.input_id = i.id JOIN calls c ON c.id = i.call_id WHERE i.call_id = $1 AND i.state = 2 \
-             AND i.idx BETWEEN $2 AND $3 ORDER BY i.idx LIMIT $4"
+             JOIN outcomes o ON o.input_id = i.id JOIN calls c ON c.id = i.call_id \
+             WHERE i.call_id = $1 AND i.state = 2 AND i.idx BETWEEN $2 AND $3 \
+             ORDER BY i.idx LIMIT $4"
         }
     };
     let (low, high) = match wanted {
