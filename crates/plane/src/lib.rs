@@ -26,6 +26,7 @@ pub mod work;
 pub mod world;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use model::Time;
 use model::resources::Defaults;
@@ -77,6 +78,8 @@ pub struct Plane {
     pub printed: printed::Printed,
     /// What containers have streamed beside their calls.
     pub streamed: streamed::Streamed,
+    /// At the last look, inputs waited for a container.
+    pub(crate) starved: AtomicBool,
     /// Starts that failed in a row.
     pub failures: scheduler::Failures,
     /// Owners of tokens at hand.
@@ -114,6 +117,7 @@ impl Plane {
             ends: endings::Ends::default(),
             printed: printed::Printed::default(),
             streamed: streamed::Streamed::default(),
+            starved: AtomicBool::new(true),
             failures: scheduler::Failures::default(),
             tokens: identity::Tokens::default(),
             world,

@@ -1,6 +1,8 @@
 //! The queue: inputs come in, containers take them, outcomes go out. Every change of an input is
 //! `model::call::step` on what is stored, in one transaction.
 
+use std::sync::atomic::Ordering;
+
 use model::call::{Effect, Event, Rules, State, step};
 use model::output::Outcome;
 use model::{CallId, FunctionId, InputId, Millis, TaskId, Time};
@@ -122,6 +124,7 @@ impl Plane {
         answers: Vec<(InputId, u32, Outcome)>,
     ) -> Result<(), store::Error> {
         let now = self.now();
+        let mut single_use = false;
         let mut tx = self.store.begin().await?;
         for (id, retry_count, outcome) in answers {
             self.cancels.given_up(task, &id);
@@ -129,11 +132,18 @@ impl Plane {
             if open.input.retry_count != retry_count {
                 continue;
             }
-            let Some(rules) = self.rules_of(&mut tx, &open.function).await? else { continue };
+            let Some(stored) = self.functions.get(&mut tx, &open.function).await? else { continue };
+            let Some(spec) = &stored.spec else { continue };
+            single_use |= spec.single_use;
+            let rules = rules(spec);
             let event = Event::Answered { task: task.clone(), outcome: Box::new(outcome) };
             apply(&mut tx, open, event, &rules, now).await?;
         }
-        tx.ring(Hint::Schedule);
+        // A container that has nothing to do any more makes room, if somebody waits for some; one
+        // that is used once is to be replaced.
+        if single_use || self.starved.load(Ordering::Relaxed) {
+            tx.ring(Hint::Schedule);
+        }
         tx.commit().await
     }
 

@@ -1,6 +1,7 @@
 //! The scheduler: how many containers each function should have, and where they go.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use model::autoscale::{Demand, starts};
@@ -74,6 +75,7 @@ pub async fn tick(plane: &Arc<Plane>) -> Result<(), store::Error> {
     let active = functions::active(&mut *plane.store.read().await?).await?;
     let mut spares = Vec::new();
     let mut full = false;
+    let mut starved = false;
     for id in active {
         let function = {
             let mut db = plane.store.read().await?;
@@ -82,6 +84,7 @@ pub async fn tick(plane: &Arc<Plane>) -> Result<(), store::Error> {
         let Some(function) = function else { continue };
         match look(plane, &function).await {
             Ok(Some(demand)) if demand.queued > 0 => {
+                starved = true;
                 full |= scale(plane, &function, &demand).await == Some(Started::Full);
             }
             Ok(Some(demand)) => spares.push((function, demand)),
@@ -91,6 +94,7 @@ pub async fn tick(plane: &Arc<Plane>) -> Result<(), store::Error> {
             }
         }
     }
+    plane.starved.store(starved, Ordering::Relaxed);
     for (function, demand) in spares {
         if full {
             break;

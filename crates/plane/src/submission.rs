@@ -35,12 +35,14 @@ impl Submitted {
 }
 
 impl Plane {
-    /// Takes in inputs of a call; those whose index is there already stay as they are.
+    /// Takes in inputs of a call, of which it counts so many already; those whose index is there
+    /// already stay as they are.
     pub async fn submit(
         self: &Arc<Self>,
         tx: &mut Tx,
         call: &Call,
         wanted: Vec<(u32, Carried)>,
+        counted: u32,
         now: Time,
     ) -> Result<Submitted, store::Error> {
         let place = |(index, carried)| {
@@ -60,7 +62,7 @@ impl Plane {
             Some(spec) => self.waiters(tx, &call.function, spec, placed.len(), now).await?,
             None => Vec::new(),
         };
-        let ids = inputs::insert(tx, &call.id, &placed).await?;
+        let ids = inputs::insert(tx, &call.id, &placed, counted).await?;
         // One that was there already is somebody's, or done.
         let new = placed.into_iter().zip(&ids).filter(|((open, _), id)| open.id == **id);
         let mut new = new.map(|(new, _)| new);
@@ -70,10 +72,14 @@ impl Plane {
             let Some(spec) = spec else { break };
             handed.extend(self.hand_over(tx, call, spec, waiter, input, now).await?);
         }
-        if new.next().is_some() {
+        let some_wait = new.next().is_some();
+        if some_wait {
             tx.ring(Hint::Inputs(call.function.clone()));
         }
-        tx.ring(Hint::Schedule);
+        // Those that are handed over have a container; more may be wanted beside them.
+        if some_wait || spec.is_none_or(|spec| spec.scaling.buffer_containers > 0) {
+            tx.ring(Hint::Schedule);
+        }
         Ok(Submitted { ids, handed })
     }
 

@@ -53,7 +53,8 @@ fn read(row: &SqliteRow) -> Result<Call> {
 /// there is one with that key already, or its app has ended.
 pub async fn insert(db: &mut Db, call: &Call, key: Option<&str>) -> Result<bool> {
     let sql = "INSERT INTO calls (id, workspace_id, app_id, function_id, kind, invocation, \
-               created_at, idempotency_key) SELECT $1, $2, $3, $4, $5, $6, $7, $8 WHERE EXISTS \
+               created_at, idempotency_key, input_count) \
+               SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9 WHERE EXISTS \
                (SELECT 1 FROM apps WHERE id = $3 AND workspace_id = $2 AND stopped_at IS NULL) \
                ON CONFLICT (workspace_id, idempotency_key) WHERE idempotency_key IS NOT NULL \
                DO NOTHING";
@@ -66,6 +67,7 @@ pub async fn insert(db: &mut Db, call: &Call, key: Option<&str>) -> Result<bool>
         .bind(call.invocation)
         .bind(int(call.created_at.0))
         .bind(key)
+        .bind(call.input_count)
         .execute(db)
         .await?;
     Ok(done.rows_affected() == 1)

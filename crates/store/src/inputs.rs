@@ -90,14 +90,17 @@ fn read_open(row: &SqliteRow) -> Result<OpenInput> {
     })
 }
 
-/// Queues inputs of one call. Where the call has one of that index already, nothing changes, and
-/// the id of the one that is there comes back.
+/// Queues inputs of one call, of which `counted` are among its inputs so far already. Where the
+/// call has one of that index already, nothing changes, and the id of the one that is there comes
+/// back.
 pub async fn insert(
     db: &mut Db,
     call: &CallId,
     placed: &[(OpenInput, Carried)],
+    counted: u32,
 ) -> Result<Vec<InputId>> {
     let mut ids = Vec::with_capacity(placed.len());
+    let mut more = -i64::from(counted);
     for rows in placed.chunks(ROWS_PER_INSERT) {
         let inserted = insert_rows(db, rows).await?;
         if inserted as usize == rows.len() {
@@ -107,10 +110,13 @@ pub async fn insert(
                 ids.push(id_at(db, call, open.index).await?);
             }
         }
+        more += int(inserted);
+    }
+    if more != 0 {
         sqlx::query("UPDATE calls SET input_count = input_count + $2 WHERE id = $1")
             .bind(call.as_str())
-            .bind(int(inserted))
-            .execute(&mut *db)
+            .bind(more)
+            .execute(db)
             .await?;
     }
     Ok(ids)

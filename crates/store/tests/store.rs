@@ -89,12 +89,12 @@ async fn an_input_goes_from_queue_to_outcome_and_survives_reopening() {
     let call = CallId::new([1; 16]);
     let mut tx = store.begin().await.unwrap();
     let two = [(input(0), carried("args")), (input(1), carried("args"))];
-    inputs::insert(&mut tx, &call, &two).await.unwrap();
+    inputs::insert(&mut tx, &call, &two, 0).await.unwrap();
     // The same index again changes nothing, and names the input that is there.
     let mut again = input(9);
     again.index = 1;
     let more = [(again, carried("other")), (input(2), carried("args"))];
-    let ids = inputs::insert(&mut tx, &call, &more).await.unwrap();
+    let ids = inputs::insert(&mut tx, &call, &more, 0).await.unwrap();
     assert_eq!(ids, [InputId::new([1; 16]), InputId::new([2; 16])]);
     assert_eq!(calls::get(&mut tx, &scope, &call).await.unwrap().unwrap().input_count, 3);
     let ready = inputs::ready(&mut tx, &FunctionId::new([1; 16]), Time(10), 2).await.unwrap();
@@ -207,7 +207,7 @@ async fn a_transaction_that_is_given_up_at_any_point_is_whole_or_not_there() {
 
 async fn put(tx: &mut store::Tx, n: u8) {
     let placed = [(input(n), carried("args"))];
-    inputs::insert(tx, &CallId::new([1; 16]), &placed).await.unwrap();
+    inputs::insert(tx, &CallId::new([1; 16]), &placed, 0).await.unwrap();
 }
 
 async fn waiting(db: &mut store::Db) -> Vec<u32> {

@@ -105,12 +105,14 @@ fn put_items(wanted: &[u32], ids: Vec<InputId>) -> Vec<pb::FunctionPutInputsResp
     wanted.iter().zip(ids).map(item).collect()
 }
 
-/// A new call, or the one that was made with the same idempotency key. It takes inputs.
+/// A new call, which counts `more` inputs already, or the one that was made with the same
+/// idempotency key, which counts none of them. It takes inputs.
 async fn call_of(
     cx: &Cx<Member>,
     tx: &mut Tx,
     req: &pb::FunctionMapRequest,
-) -> Result<Call, Refusal> {
+    more: u32,
+) -> Result<(Call, u32), Refusal> {
     let id = FunctionId::parse(&req.function_id)?;
     let function = cx.plane.functions.get(tx, &id).await?;
     let own = |function: &Arc<Function>| {
@@ -126,12 +128,12 @@ async fn call_of(
         kind: req.function_call_type,
         invocation: req.function_call_invocation_type,
         created_at: cx.now(),
-        input_count: 0,
+        input_count: more,
         done_count: 0,
         cancelled_at: None,
     };
     if calls::insert(tx, &call, cx.replay_key()).await? {
-        return Ok(call);
+        return Ok((call, more));
     }
     let known = match cx.replay_key() {
         Some(key) => calls::by_key(tx, cx.scope(), key).await?,
@@ -143,7 +145,7 @@ async fn call_of(
         return Err(Refusal::Conflict(text.into()));
     }
     check_open(cx, tx, &known).await?;
-    Ok(known)
+    Ok((known, 0))
 }
 
 /// Begins a call; its first inputs may come with it.
@@ -154,12 +156,13 @@ pub(super) async fn map(
     let wanted = read_inputs(std::mem::take(&mut req.pipelined_inputs))?;
     let indexes: Vec<u32> = wanted.iter().map(|(index, _)| *index).collect();
     let mut tx = cx.plane.store.begin().await?;
-    let call = call_of(&cx, &mut tx, &req).await?;
+    let more = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
+    let (call, counted) = call_of(&cx, &mut tx, &req, more).await?;
     check_room(&cx, &mut tx, &call.function, wanted.len()).await?;
     check_blobs(&cx, &mut tx, &wanted).await?;
     let submitted = match wanted.is_empty() {
         true => None,
-        false => Some(cx.plane.submit(&mut tx, &call, wanted, cx.now()).await?),
+        false => Some(cx.plane.submit(&mut tx, &call, wanted, counted, cx.now()).await?),
     };
     tx.commit().await?;
     let ids = submitted.map(Submitted::deliver).unwrap_or_default();
@@ -192,7 +195,7 @@ pub(super) async fn put_inputs(
     check_open(&cx, &mut tx, &call).await?;
     check_room(&cx, &mut tx, &call.function, wanted.len()).await?;
     check_blobs(&cx, &mut tx, &wanted).await?;
-    let submitted = cx.plane.submit(&mut tx, &call, wanted, cx.now()).await?;
+    let submitted = cx.plane.submit(&mut tx, &call, wanted, 0, cx.now()).await?;
     tx.commit().await?;
     Ok(pb::FunctionPutInputsResponse { inputs: put_items(&indexes, submitted.deliver()) })
 }

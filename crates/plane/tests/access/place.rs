@@ -406,5 +406,5 @@ async fn insert_call(
         data_format: wire::client::DataFormat::Pickle as i32,
         method_name: String::new(),
     };
-    inputs::insert(tx, call, &[(open, carried)]).await.unwrap().remove(0)
+    inputs::insert(tx, call, &[(open, carried)], 0).await.unwrap().remove(0)
 }

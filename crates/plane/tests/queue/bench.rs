@@ -196,7 +196,8 @@ impl Bench {
         let wanted = indexes.map(|n| (n, carried(n))).collect();
         let mut tx = self.plane.store.begin().await.unwrap();
         let call = calls::get(&mut tx, &self.scope, &self.call).await.unwrap().unwrap();
-        let submitted = self.plane.submit(&mut tx, &call, wanted, self.plane.now()).await.unwrap();
+        let submitted =
+            self.plane.submit(&mut tx, &call, wanted, 0, self.plane.now()).await.unwrap();
         tx.commit().await.unwrap();
         submitted.deliver()
     }
