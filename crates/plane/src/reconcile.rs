@@ -76,6 +76,9 @@ pub async fn run_sweeps(plane: Arc<Plane>) {
         if let Err(error) = sweep(&plane).await {
             tracing::error!(%error, "a sweep failed");
         }
+        if let Err(error) = plane.store.checkpoint().await {
+            tracing::error!(%error, "the database's log could not be moved to its file");
+        }
         tokio::select! {
             () = tokio::time::sleep(SCAN_EVERY) => {}
             () = plane.closed() => {}

@@ -52,6 +52,10 @@ fn migrator() -> Migrator {
     Migrator::with_migrations(MIGRATIONS.iter().map(migration).collect())
 }
 
+/// Pages of the log at which a commit moves them to the file itself, in case that
+/// [`Store::checkpoint`] did not keep up: 64 MiB.
+const LOG_PAGES_MAX: &str = "16384";
+
 /// How long a writer waits for another program that holds the file.
 const BUSY_MAX: Duration = Duration::from_secs(10);
 
@@ -177,7 +181,8 @@ impl Store {
             .synchronous(SqliteSynchronous::Normal)
             .busy_timeout(BUSY_MAX)
             .foreign_keys(true)
-            .pragma("temp_store", "memory");
+            .pragma("temp_store", "memory")
+            .pragma("wal_autocheckpoint", LOG_PAGES_MAX);
         let corrupt = |error: &dyn std::fmt::Display| Error::Corrupt {
             path: path.to_owned(),
             reason: error.to_string(),
@@ -213,6 +218,14 @@ impl Store {
     /// Wake-ups that go with what is written.
     pub fn hints(&self) -> &Hints {
         &self.hints
+    }
+
+    /// Moves what is in the log to the file itself, beside those who write. Call it from time to
+    /// time: else a commit every thousand pages does it, and waits for the disk.
+    pub async fn checkpoint(&self) -> Result<()> {
+        let mut db = self.read().await?;
+        sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(&mut *db).await?;
+        Ok(())
     }
 
     /// Closes the file, all written.

@@ -171,6 +171,29 @@ async fn a_dropped_transaction_leaves_nothing_and_rings_nothing() {
     assert!(heard.is_err());
 }
 
+#[tokio::test]
+async fn a_checkpoint_brings_the_log_to_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path()).await;
+    for n in 0..100 {
+        let mut tx = store.begin().await.unwrap();
+        put(&mut tx, n).await;
+        tx.commit().await.unwrap();
+    }
+    let copy = |name: &str| {
+        let path = dir.path().join(name);
+        std::fs::copy(dir.path().join("palisade.db"), &path).unwrap();
+        path
+    };
+    // Without its log, the file holds nothing of it yet: it may not even be one.
+    if let Ok(before) = Store::open(&copy("before.db")).await {
+        assert!(waiting(&mut before.read().await.unwrap()).await.is_empty());
+    }
+    store.checkpoint().await.unwrap();
+    let after = Store::open(&copy("after.db")).await.unwrap();
+    assert_eq!(waiting(&mut after.read().await.unwrap()).await.len(), 100);
+}
+
 /// A handler ends wherever its client goes away: also while its transaction begins or commits.
 #[tokio::test]
 async fn a_transaction_that_is_given_up_at_any_point_is_whole_or_not_there() {
