@@ -87,6 +87,13 @@ impl Ends {
         ends.entry(task.clone()).or_insert(by);
     }
 
+    /// Expects a container to be gone by then at the latest.
+    pub(crate) fn hasten(&self, task: &TaskId, by: Time) {
+        let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = ends.entry(task.clone()).or_insert(by);
+        *kept = (*kept).min(by);
+    }
+
     /// The container is gone.
     pub fn forget(&self, task: &TaskId) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(task);
@@ -113,6 +120,11 @@ impl Kills {
     pub fn add(&mut self, task: TaskId, grace: Millis) {
         let kept = self.0.entry(task).or_insert(grace);
         *kept = (*kept).min(grace);
+    }
+
+    /// Whether it is among them.
+    pub fn contains(&self, task: &TaskId) -> bool {
+        self.0.contains_key(task)
     }
 }
 

@@ -154,8 +154,15 @@ pub async fn stop_app(plane: &Plane, app: &App, why: &str) -> Result<(), store::
     let why = format!("the app was stopped: {why}");
     let mut kills = plane.cancel(&mut tx, open, &why, true, now).await?;
     for task in tasks::alive_of_app(&mut tx, &app.id).await? {
+        if task.is_spent() && !kills.contains(&task.id) {
+            // It has had its only input, and leaves: a signal would only make its program say that
+            // it was interrupted.
+            plane.ends.hasten(&task.id, now + STOP_GRACE);
+            continue;
+        }
         kills.add(task.id, STOP_GRACE);
     }
+    tx.ring(Hint::Deadlines);
     apps::finish_logs(&mut tx, &app.id).await?;
     plane.printed.forget(&app.id);
     tx.ring(Hint::Logs(app.id.clone()));

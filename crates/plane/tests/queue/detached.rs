@@ -1,5 +1,7 @@
-//! A detached app outlives its client for as long as it has work.
+//! A detached app outlives its client for as long as it has work; how an app ends.
 
+use model::link::Order;
+use model::spec::FunctionSpec;
 use plane::reconcile;
 use store::apps;
 use tonic::metadata::MetadataMap;
@@ -37,6 +39,32 @@ impl Bench {
         let answer = wire::rpc::call::<rpc::AppClientDisconnect>(self.as_user(), metadata, request);
         answer.await.unwrap();
     }
+}
+
+/// The end of an app comes just after the last answer: a signal then would make the container's
+/// program, which is leaving, say that it was interrupted.
+#[tokio::test]
+async fn a_container_that_had_its_only_input_leaves_by_itself_when_the_app_ends() {
+    let mut bench = Bench::new(FunctionSpec { single_use: true, ..spec() }).await;
+    bench.put(0..2).await;
+    let (spent, busy) = (bench.container(true).await, bench.container(true).await);
+    let done = bench.claim(&spent, 1).await.remove(0).id;
+    bench.claim(&busy, 1).await;
+    bench.plane.answer(&spent, vec![(done, 0, success("done"))]).await.unwrap();
+    let app = {
+        let mut db = bench.plane.store.read().await.unwrap();
+        apps::get(&mut db, &bench.scope, &bench.app).await.unwrap().unwrap()
+    };
+    reconcile::stop_app(&bench.plane, &app, "it is a test").await.unwrap();
+    let stopped = |bench: &mut Bench| match bench.orders.try_recv() {
+        Ok(Order::Stop { task, .. }) => Some(task),
+        _ => None,
+    };
+    assert_eq!(stopped(&mut bench), Some(busy));
+    assert_eq!(stopped(&mut bench), None);
+    bench.pass(2_100);
+    reconcile::deadlines(&bench.plane, bench.plane.now()).await.unwrap();
+    assert_eq!(stopped(&mut bench), Some(spent), "it had its time to leave");
 }
 
 #[tokio::test]
