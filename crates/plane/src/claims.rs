@@ -3,7 +3,7 @@
 //! first looks into the store.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use model::QueueId;
@@ -14,14 +14,13 @@ use tokio::sync::Notify;
 use crate::Plane;
 use crate::api::receipt::{Fate, Receipt};
 use crate::limits::{QUEUE_UNSETTLED_MAX, SCAN_EVERY};
+use crate::unwritten::Unwritten;
 
 /// What is known of claims beside the store.
 #[derive(Debug)]
 pub struct Claims {
     run: Run,
-    unsettled: Mutex<Vec<Settlement>>,
-    /// Held while a batch is being written.
-    writing: tokio::sync::Mutex<()>,
+    unsettled: Unwritten<Settlement>,
     more: Notify,
     lines: Lines,
 }
@@ -38,8 +37,7 @@ impl Claims {
     pub fn new(bits: [u8; 8]) -> Self {
         Self {
             run: Run::new(bits),
-            unsettled: Mutex::default(),
-            writing: tokio::sync::Mutex::default(),
+            unsettled: Unwritten::default(),
             more: Notify::new(),
             lines: Lines::default(),
         }
@@ -51,17 +49,12 @@ impl Claims {
     }
 
     fn add(&self, settlement: Settlement) {
-        self.list().push(settlement);
+        self.unsettled.add(settlement);
         self.more.notify_one();
     }
 
-    /// What is not written yet. Only who holds `writing` removes some.
-    fn list(&self) -> MutexGuard<'_, Vec<Settlement>> {
-        self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn is_full(&self) -> bool {
-        self.list().len() >= QUEUE_UNSETTLED_MAX
+        self.unsettled.len() >= QUEUE_UNSETTLED_MAX
     }
 }
 
@@ -95,14 +88,9 @@ impl Plane {
     /// Writes what became of answers. What is lost goes back to where it stood. After it, all is
     /// written that was known before.
     pub async fn settle(&self) -> Result<(), store::Error> {
-        let _writing = self.claims.writing.lock().await;
-        // They stay in the list until they are written: this may fail, or be dropped.
-        let batch = self.claims.list().clone();
-        if batch.is_empty() {
-            return Ok(());
-        }
+        let Some(batch) = self.claims.unsettled.batch().await else { return Ok(()) };
         self.write_settlements(&batch).await?;
-        self.claims.list().drain(..batch.len());
+        batch.written();
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! Inputs on their way to a container. Where the answer that carries them does not leave the
 //! server, nobody works on them: they go back to the queue at once, not when their time is up.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use model::call::{Event, State};
 use model::link::End;
@@ -13,25 +13,11 @@ use crate::Plane;
 use crate::api::receipt::{Fate, Receipt};
 use crate::endings::Kills;
 use crate::queue::apply;
+use crate::unwritten::Unwritten;
 
-/// Answers that were lost, and what they carried.
+/// Answers that were lost: whose they were, and what they carried.
 #[derive(Debug, Default)]
-pub struct Handouts(Mutex<Vec<(TaskId, Vec<InputId>)>>);
-
-impl Handouts {
-    fn add(&self, task: TaskId, inputs: Vec<InputId>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((task, inputs));
-    }
-
-    /// Those that are known now. They stay until they are dropped: writing may fail.
-    fn known(&self) -> Vec<(TaskId, Vec<InputId>)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn drop_first(&self, count: usize) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).drain(..count);
-    }
-}
+pub struct Handouts(Unwritten<(TaskId, Vec<InputId>)>);
 
 impl Plane {
     /// The receipt of an answer that carries these inputs to a container.
@@ -40,7 +26,7 @@ impl Plane {
         let ids = taken.iter().map(|ready| ready.open.id.clone()).collect();
         Receipt::new(move |fate| {
             if fate == Fate::Lost {
-                plane.handouts.add(task, ids);
+                plane.handouts.0.add((task, ids));
                 plane.store.hints().ring(&Hint::Deadlines);
             }
         })
@@ -49,20 +35,17 @@ impl Plane {
     /// Queues again what lost answers carried. Their containers are ended: a part of the answer
     /// may have reached them, and no input is worked on twice at the same time.
     pub async fn take_back(&self) -> Result<(), store::Error> {
-        let lost = self.handouts.known();
-        if lost.is_empty() {
-            return Ok(());
-        }
+        let Some(lost) = self.handouts.0.batch().await else { return Ok(()) };
         let now = self.now();
         let mut kills = Kills::default();
         let mut tx = self.store.begin().await?;
-        for (task, ids) in &lost {
+        for (task, ids) in lost.iter() {
             if self.take_back_of(&mut tx, task, ids, now).await? {
                 kills.add(task.clone(), Millis(0));
             }
         }
         tx.commit().await?;
-        self.handouts.drop_first(lost.len());
+        lost.written();
         self.end_tasks(kills).await
     }
 

@@ -22,6 +22,7 @@ mod room;
 pub mod scheduler;
 pub mod streamed;
 pub mod submission;
+mod unwritten;
 pub mod work;
 pub mod world;
 

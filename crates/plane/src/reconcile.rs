@@ -89,21 +89,19 @@ pub async fn run_sweeps(plane: Arc<Plane>) {
 /// One look at everything that may be a moment late.
 pub async fn sweep(plane: &Plane) -> Result<(), store::Error> {
     let now = plane.now();
-    let live = [AppState::Ephemeral as i32, AppState::Initializing as i32];
+    let (ephemeral, detached) = (AppState::Ephemeral as i32, AppState::Detached as i32);
+    let live = [ephemeral, AppState::Initializing as i32, detached];
     let silent = {
         let mut db = plane.store.read().await?;
         apps::silent(&mut db, live, now - HEARTBEAT_MAX).await?
     };
     for app in silent {
+        if app.state == detached {
+            end_detached(plane, &app).await?;
+            continue;
+        }
         tracing::info!(app = %app.id, "an app's client has not been heard of: the app ends");
         stop_app(plane, &app, "its client has not been heard of for too long").await?;
-    }
-    let detached = {
-        let states = [AppState::Detached as i32; 2];
-        apps::silent(&mut *plane.store.read().await?, states, now - HEARTBEAT_MAX).await?
-    };
-    for app in detached {
-        end_detached(plane, &app).await?;
     }
     end_slow_starts(plane).await?;
     // Before the next, which tells the silent ones to end and counts that as a word of theirs.

@@ -181,11 +181,14 @@ pub async fn finish_logs(db: &mut Db, id: &AppId) -> Result<()> {
 }
 
 /// Apps in one of `states` whose client has not been heard of since `before`.
-pub async fn silent(db: &mut Db, states: [i32; 2], before: Time) -> Result<Vec<App>> {
-    let sql = "SELECT * FROM apps WHERE stopped_at IS NULL AND state IN ($1, $2) \
-               AND heartbeat_at < $3";
-    let rows =
-        sqlx::query(sql).bind(states[0]).bind(states[1]).bind(int(before.0)).fetch_all(db).await?;
+pub async fn silent(db: &mut Db, states: [i32; 3], before: Time) -> Result<Vec<App>> {
+    let sql = "SELECT * FROM apps WHERE stopped_at IS NULL AND state IN ($1, $2, $3) \
+               AND heartbeat_at < $4";
+    let mut query = sqlx::query(sql);
+    for state in states {
+        query = query.bind(state);
+    }
+    let rows = query.bind(int(before.0)).fetch_all(db).await?;
     rows.iter().map(read).collect()
 }
 

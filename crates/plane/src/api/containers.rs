@@ -12,6 +12,7 @@ use wire::client as pb;
 use super::chunks::own_blob;
 use super::gate::{Cx, Task};
 use super::outcome::{function_input, outcome, without_pickles};
+use super::poll::Poll;
 use super::receipt::Receipt;
 use super::refusal::Refusal;
 use crate::limits::{BATCH_LINGER_MAX, HEARTBEAT_POLL, OUTPUTS_PER_REQUEST_MAX, SCAN_EVERY};
@@ -131,19 +132,13 @@ async fn batch(
     let most = batch_max.clamp(1, crate::limits::BATCH_MAX);
     if most > 1 && linger_ms > 0 {
         let linger = Duration::from_millis(linger_ms).min(BATCH_LINGER_MAX);
-        let until = tokio::time::Instant::now() + linger;
-        let mut ear = cx.plane.store.hints().listen(Hint::Inputs(function.clone()));
+        let mut poll = Poll::begin(&cx.plane, Hint::Inputs(function.clone()), linger);
         loop {
             let mut db = cx.plane.store.read().await?;
             let ready = inputs::ready(&mut db, function, cx.now(), most).await?.len();
             drop(db);
-            let left = until.saturating_duration_since(tokio::time::Instant::now());
-            if ready >= most as usize || left.is_zero() || cx.plane.is_closing() {
+            if ready >= most as usize || !poll.again(&cx.plane).await {
                 break;
-            }
-            tokio::select! {
-                () = ear.wait(left) => {}
-                () = cx.plane.closed() => {}
             }
         }
     }
