@@ -2,6 +2,7 @@
 //! container's files (A4).
 
 pub mod api;
+pub mod awaited;
 pub mod backlog;
 pub mod blobs;
 pub mod builder;
@@ -71,6 +72,8 @@ pub struct Plane {
     pub cancels: endings::Cancels,
     /// Containers that wait for inputs.
     pub parked: parked::Parked,
+    /// Callers that wait for outputs.
+    pub awaited: awaited::Awaited,
     /// Inputs that did not reach their containers.
     pub handouts: handouts::Handouts,
     /// Containers that are to be gone.
@@ -114,6 +117,7 @@ impl Plane {
             claims: claims::Claims::new(rand::random()),
             cancels: endings::Cancels::default(),
             parked: parked::Parked::default(),
+            awaited: awaited::Awaited::default(),
             handouts: handouts::Handouts::default(),
             ends: endings::Ends::default(),
             printed: printed::Printed::default(),

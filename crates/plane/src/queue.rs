@@ -7,13 +7,22 @@ use model::call::{Effect, Event, Rules, State, step};
 use model::output::Outcome;
 use model::{CallId, FunctionId, InputId, Millis, TaskId, Time};
 use store::calls;
-use store::inputs::{self, OpenInput, Ready};
+use store::inputs::{self, DoneInput, Finished, OpenInput, Ready};
 use store::{Hint, Tx, tasks};
 
 use crate::endings::Kills;
 use crate::functions::rules;
 use crate::limits::{SCAN_EVERY, STOP_GRACE};
 use crate::{Plane, scheduler};
+
+/// What came of an event.
+#[derive(Debug)]
+pub struct Applied {
+    /// What follows from it.
+    pub effects: Vec<Effect>,
+    /// The call, and its input if that is done now.
+    pub done: Option<(CallId, DoneInput)>,
+}
 
 /// Moves an input on, writes it, and rings for what follows.
 pub async fn apply(
@@ -22,7 +31,7 @@ pub async fn apply(
     event: Event,
     rules: &Rules,
     now: Time,
-) -> Result<(OpenInput, Vec<Effect>), store::Error> {
+) -> Result<Applied, store::Error> {
     let answerer = match &event {
         Event::Answered { task, .. } => Some(task.clone()),
         Event::Claimed { .. }
@@ -34,9 +43,10 @@ pub async fn apply(
     let before = open.input.state.clone();
     let (input, effects) = step(open.input, event, rules, now);
     open.input = input;
-    if open.input.state != before {
-        inputs::save(tx, &open, answerer.as_ref(), now).await?;
-    }
+    let finished = match open.input.state == before {
+        true => None,
+        false => inputs::save(tx, &open, answerer.as_ref(), now).await?,
+    };
     for effect in &effects {
         match effect {
             Effect::Answer => {
@@ -51,7 +61,17 @@ pub async fn apply(
             Effect::Kill { .. } => {}
         }
     }
-    Ok((open, effects))
+    let done = match (finished, open.input.state) {
+        (Some(Finished { done_seq, unfinished }), State::Done(outcome)) => {
+            let OpenInput { id, index, .. } = open;
+            let retry_count = open.input.retry_count;
+            let task = answerer;
+            let outcome = *outcome;
+            Some(DoneInput { id, index, done_seq, retry_count, task, outcome, unfinished })
+        }
+        _ => None,
+    };
+    Ok(Applied { effects, done: done.map(|done| (open.call, done)) })
 }
 
 /// Whoever watches deadlines looks every `SCAN_EVERY`; what is due sooner must wake it.
@@ -125,6 +145,7 @@ impl Plane {
     ) -> Result<(), store::Error> {
         let now = self.now();
         let mut single_use = false;
+        let mut all_done = Vec::with_capacity(answers.len());
         let mut tx = self.store.begin().await?;
         for (id, retry_count, outcome) in answers {
             self.cancels.given_up(task, &id);
@@ -137,14 +158,16 @@ impl Plane {
             single_use |= spec.single_use;
             let rules = rules(spec);
             let event = Event::Answered { task: task.clone(), outcome: Box::new(outcome) };
-            apply(&mut tx, open, event, &rules, now).await?;
+            all_done.extend(apply(&mut tx, open, event, &rules, now).await?.done);
         }
         // A container that has nothing to do any more makes room, if somebody waits for some; one
         // that is used once is to be replaced.
         if single_use || self.starved.load(Ordering::Relaxed) {
             tx.ring(Hint::Schedule);
         }
-        tx.commit().await
+        // Those who get it so need not look; it rings for all others.
+        tx.commit_then(|| all_done.iter().for_each(|(call, done)| self.awaited.give(call, done)))
+            .await
     }
 
     /// The rules of a function's inputs.
@@ -167,7 +190,8 @@ impl Plane {
         let mut tx = self.store.begin().await?;
         for open in inputs::overdue(&mut tx, now).await? {
             let Some(rules) = self.rules_of(&mut tx, &open.function).await? else { continue };
-            let (_, effects) = apply(&mut tx, open, Event::TimedOut, &rules, now).await?;
+            let Applied { effects, .. } =
+                apply(&mut tx, open, Event::TimedOut, &rules, now).await?;
             for effect in effects {
                 if let Effect::Kill { task } = effect {
                     tasks::advance(&mut tx, &task, tasks::Phase::Draining, now).await?;
@@ -206,7 +230,7 @@ impl Plane {
             let Some(rules) = self.rules_of(tx, &open.function).await? else { continue };
             let id = open.id.clone();
             let event = Event::Cancelled { why: why.into() };
-            let (_, effects) = apply(tx, open, event, &rules, now).await?;
+            let Applied { effects, .. } = apply(tx, open, event, &rules, now).await?;
             for effect in effects {
                 match effect {
                     Effect::Kill { task } if terminate => kills.add(task, STOP_GRACE),

@@ -62,7 +62,12 @@ impl Plane {
             Some(spec) => self.waiters(tx, &call.function, spec, placed.len(), now).await?,
             None => Vec::new(),
         };
-        let ids = inputs::insert(tx, &call.id, &placed, counted).await?;
+        // The only input of a new call is written as its container's: no other can be there.
+        let at_once = counted == 1 && placed.len() == 1 && waiters.len() == 1;
+        let ids = match at_once {
+            true => placed.iter().map(|(open, _)| open.id.clone()).collect(),
+            false => inputs::insert(tx, &call.id, &placed, counted).await?,
+        };
         // One that was there already is somebody's, or done.
         let new = placed.into_iter().zip(&ids).filter(|((open, _), id)| open.id == **id);
         let mut new = new.map(|(new, _)| new);
@@ -70,7 +75,18 @@ impl Plane {
         for waiter in waiters {
             let Some(input) = new.next() else { break };
             let Some(spec) = spec else { break };
-            handed.extend(self.hand_over(tx, call, spec, waiter, input, now).await?);
+            let ready = [claimed(call, spec, &waiter, input, now)];
+            match at_once {
+                true => inputs::insert_claimed(tx, &ready[0], now).await?,
+                false => inputs::save_claimed(tx, &waiter.task, &ready, now).await?,
+            }
+            if let State::Running { deadline, .. } = ready[0].open.input.state {
+                ring_if_soon(tx, deadline.since(now));
+            }
+            // Before the commit: whoever is dropped in the middle of it leaves word.
+            let receipt = self.handout(&waiter.task, &ready);
+            let [ready] = ready;
+            handed.push((waiter, Handed { ready, receipt }));
         }
         let some_wait = new.next().is_some();
         if some_wait {
@@ -114,26 +130,17 @@ impl Plane {
         }
         Ok(waiters)
     }
+}
 
-    async fn hand_over(
-        self: &Arc<Self>,
-        tx: &mut Tx,
-        call: &Call,
-        spec: &FunctionSpec,
-        waiter: Waiter,
-        (open, carried): (OpenInput, Carried),
-        now: Time,
-    ) -> Result<Option<(Waiter, Handed)>, store::Error> {
-        let event = Event::Claimed { task: waiter.task.clone() };
-        let (input, _) = step(open.input, event, &rules(spec), now);
-        let State::Running { deadline, .. } = input.state else { return Ok(None) };
-        ring_if_soon(tx, deadline.since(now));
-        let open = OpenInput { input, ..open };
-        let taken = [Ready { open, carried, invocation: call.invocation }];
-        inputs::save_claimed(tx, &waiter.task, &taken, now).await?;
-        // Before the commit: whoever is dropped in the middle of it leaves word.
-        let receipt = self.handout(&waiter.task, &taken);
-        let [ready] = taken;
-        Ok(Some((waiter, Handed { ready, receipt })))
-    }
+/// An input that a waiting container takes.
+fn claimed(
+    call: &Call,
+    spec: &FunctionSpec,
+    waiter: &Waiter,
+    (open, carried): (OpenInput, Carried),
+    now: Time,
+) -> Ready {
+    let event = Event::Claimed { task: waiter.task.clone() };
+    let (input, _) = step(open.input, event, &rules(spec), now);
+    Ready { open: OpenInput { input, ..open }, carried, invocation: call.invocation }
 }

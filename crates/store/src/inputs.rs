@@ -67,6 +67,15 @@ pub struct DoneInput {
     pub unfinished: u32,
 }
 
+/// How a call stands once one of its inputs is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Finished {
+    /// The input's place in the order of ending, from 1.
+    pub done_seq: u64,
+    /// Inputs of the call that are not done.
+    pub unfinished: u32,
+}
+
 fn read_open(row: &SqliteRow) -> Result<OpenInput> {
     let state: i32 = row.try_get("state")?;
     let state = match state {
@@ -288,8 +297,13 @@ pub async fn counts(db: &mut Db, function: &FunctionId, now: Time) -> Result<(u3
     Ok((count(&row, "queued")?, count(&row, "running")?))
 }
 
-/// Writes where an input is now, and its outcome if it is done.
-pub async fn save(db: &mut Db, stored: &OpenInput, task: Option<&TaskId>, now: Time) -> Result<()> {
+/// Writes where an input is now, and its outcome if it is done: then it says how the call stands.
+pub async fn save(
+    db: &mut Db,
+    stored: &OpenInput,
+    task: Option<&TaskId>,
+    now: Time,
+) -> Result<Option<Finished>> {
     let input = &stored.input;
     match &input.state {
         State::Queued { not_before } => {
@@ -314,8 +328,38 @@ pub async fn save(db: &mut Db, stored: &OpenInput, task: Option<&TaskId>, now: T
                 .execute(db)
                 .await?;
         }
-        State::Done(outcome) => finish(db, stored, outcome, task, now).await?,
+        State::Done(outcome) => return finish(db, stored, outcome, task, now).await.map(Some),
     }
+    Ok(None)
+}
+
+/// Writes an input that a task has taken as it came, in one trip. Its call must not have one of
+/// that index.
+pub async fn insert_claimed(db: &mut Db, taken: &Ready, now: Time) -> Result<()> {
+    let Ready { open, carried, .. } = taken;
+    let State::Running { task, started_at, deadline } = &open.input.state else {
+        return Err(Error::Unreadable { what: "input", reason: "nobody has taken it".into() });
+    };
+    let (blob, args) = payload_columns(&carried.args);
+    let sql = "INSERT INTO inputs (id, call_id, function_id, idx, state, not_before, data_format, \
+               method_name, args_blob, args, task_id, started_at, deadline) \
+               VALUES ($1, $2, $3, $4, 1, $5, $6, $7, $8, $9, $10, $11, $12); \
+               UPDATE tasks SET taken_count = taken_count + 1, heartbeat_at = $5 WHERE id = $10";
+    sqlx::query(sql)
+        .bind(open.id.as_str())
+        .bind(open.call.as_str())
+        .bind(open.function.as_str())
+        .bind(open.index)
+        .bind(int(now.0))
+        .bind(carried.data_format)
+        .bind(&carried.method_name)
+        .bind(blob)
+        .bind(args)
+        .bind(task.as_str())
+        .bind(int(started_at.0))
+        .bind(int(deadline.0))
+        .execute(db)
+        .await?;
     Ok(())
 }
 
@@ -347,16 +391,17 @@ async fn finish(
     outcome: &Outcome,
     task: Option<&TaskId>,
     now: Time,
-) -> Result<()> {
+) -> Result<Finished> {
     let (blob, data) = outcome.data.as_ref().map(payload_columns).unwrap_or_default();
     // Three statements, one trip. What was carried is no longer needed.
-    let sql = "UPDATE calls SET done_count = done_count + 1 WHERE id = $12; \
+    let sql = "UPDATE calls SET done_count = done_count + 1 WHERE id = $12 \
+               RETURNING done_count, input_count - done_count AS unfinished; \
                UPDATE inputs SET state = 2, args = NULL, retry_count = $13, lost_count = $14, \
                done_seq = (SELECT done_count FROM calls WHERE id = $12) WHERE id = $1; \
                INSERT INTO outcomes (input_id, status, task_id, created_at, data_format, \
                exception, traceback, serialized_tb, tb_line_cache, data_blob, data) \
                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
-    sqlx::query(sql)
+    let rows = sqlx::query(sql)
         .bind(stored.id.as_str())
         .bind(status_number(outcome.status))
         .bind(task.map(TaskId::as_str))
@@ -371,9 +416,10 @@ async fn finish(
         .bind(stored.call.as_str())
         .bind(stored.input.retry_count)
         .bind(stored.input.lost_count)
-        .execute(db)
+        .fetch_all(db)
         .await?;
-    Ok(())
+    let call = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+    Ok(Finished { done_seq: number(call, "done_count")?, unfinished: count(call, "unfinished")? })
 }
 
 /// Which done inputs of a call are wanted.

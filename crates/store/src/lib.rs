@@ -144,7 +144,13 @@ impl Tx {
 
     /// Makes the changes lasting, then rings.
     pub async fn commit(self) -> Result<()> {
+        self.commit_then(|| ()).await
+    }
+
+    /// As [`Tx::commit`], with something to do when the changes are lasting and before it rings.
+    pub async fn commit_then(self, then: impl FnOnce()) -> Result<()> {
         self.inner.commit().await?;
+        then();
         for hint in &self.rung {
             self.hints.ring(hint);
         }

@@ -245,16 +245,26 @@ pub(super) async fn get_outputs(
         Ok(0) | Err(_) => OUTPUTS_MAX,
         Ok(n) => n.min(OUTPUTS_MAX),
     };
-    find(&cx, &mut *cx.plane.store.read().await?, &req.function_call_id).await?;
+    let mut seat = cx.plane.awaited.sit(&id, wanted);
+    let call = find(&cx, &mut *cx.plane.store.read().await?, &req.function_call_id).await?;
+    let mut may_be_done = call.done_count > 0;
     loop {
-        let done = inputs::done(&mut *cx.plane.store.read().await?, &id, wanted, most).await?;
-        if let Some(first) = done.first() {
-            return Ok(answer(&req, first.unfinished, done));
+        if may_be_done {
+            let done = inputs::done(&mut *cx.plane.store.read().await?, &id, wanted, most).await?;
+            if let Some(first) = done.first() {
+                return Ok(answer(&req, first.unfinished, done));
+            }
         }
-        if !poll.again(&cx.plane).await {
+        tokio::select! {
+            biased;
+            done = seat.given() => return Ok(answer(&req, done.unfinished, vec![done])),
+            more = poll.again(&cx.plane) => may_be_done = more,
+        }
+        if !may_be_done {
             let mut db = cx.plane.store.read().await?;
             let call = find(&cx, &mut db, &req.function_call_id).await?;
-            return Ok(answer(&req, call.input_count.saturating_sub(call.done_count), done));
+            let unfinished = call.input_count.saturating_sub(call.done_count);
+            return Ok(answer(&req, unfinished, Vec::new()));
         }
     }
 }

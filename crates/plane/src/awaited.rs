@@ -1,0 +1,134 @@
+//! Callers that wait for outputs. What is done goes straight to them once it is written; without
+//! that, each would be woken and read what was just written.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use model::CallId;
+use store::inputs::{DoneInput, Wanted};
+use tokio::sync::oneshot;
+
+/// Seats of waiting callers, by call.
+#[derive(Debug, Clone, Default)]
+pub struct Awaited(Arc<Mutex<Room>>);
+
+#[derive(Debug, Default)]
+struct Room {
+    seats: HashMap<CallId, Vec<Waiter>>,
+    /// The number of the next seat.
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    seat: u64,
+    wanted: Wanted,
+    hand: oneshot::Sender<DoneInput>,
+}
+
+/// A seat, as the caller has it. Leaving it gives it up.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    awaited: Awaited,
+    call: CallId,
+    number: u64,
+    hand: oneshot::Receiver<DoneInput>,
+}
+
+/// Whether this one is what comes next for someone who has seen nothing that he wants.
+fn is_next(wanted: Wanted, done: &DoneInput) -> bool {
+    match wanted {
+        Wanted::After(seq) => done.done_seq == seq + 1,
+        Wanted::Indexes(low, high) => (low..=high).contains(&done.index),
+    }
+}
+
+impl Awaited {
+    fn room(&self) -> MutexGuard<'_, Room> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sits down to wait. Do it before the first look: what is done between is brought then.
+    pub(crate) fn sit(&self, call: &CallId, wanted: Wanted) -> Seat {
+        let (sender, receiver) = oneshot::channel();
+        let mut room = self.room();
+        let number = room.next;
+        room.next += 1;
+        let waiter = Waiter { seat: number, wanted, hand: sender };
+        room.seats.entry(call.clone()).or_default().push(waiter);
+        drop(room);
+        Seat { awaited: self.clone(), call: call.clone(), number, hand: receiver }
+    }
+
+    /// Gives what is done, and written, to all who wait for it; each seat is used once.
+    pub(crate) fn give(&self, call: &CallId, done: &DoneInput) {
+        let mut room = self.room();
+        let Some(waiters) = room.seats.get_mut(call) else { return };
+        for waiter in waiters.extract_if(.., |waiter| is_next(waiter.wanted, done)) {
+            // Whoever has left needs nothing.
+            drop(waiter.hand.send(done.clone()));
+        }
+        if waiters.is_empty() {
+            room.seats.remove(call);
+        }
+    }
+}
+
+impl Seat {
+    /// Waits for what is done. For ever if it was brought before.
+    pub(crate) async fn given(&mut self) -> DoneInput {
+        match (&mut self.hand).await {
+            Ok(done) => done,
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut room = self.awaited.room();
+        let Some(waiters) = room.seats.get_mut(&self.call) else { return };
+        waiters.retain(|waiter| waiter.seat != self.number);
+        if waiters.is_empty() {
+            room.seats.remove(&self.call);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::InputId;
+    use model::output::{Outcome, Status};
+
+    use super::*;
+
+    fn done(index: u32, done_seq: u64) -> DoneInput {
+        DoneInput {
+            id: InputId::new([1; 16]),
+            index,
+            done_seq,
+            retry_count: 0,
+            task: None,
+            outcome: Outcome::without_data(Status::Success, ""),
+            unfinished: 0,
+        }
+    }
+
+    #[tokio::test]
+    async fn each_gets_what_comes_next_for_him_and_seats_go_with_those_who_leave() {
+        let (awaited, call) = (Awaited::default(), CallId::new([1; 16]));
+        let mut by_order = awaited.sit(&call, Wanted::After(1));
+        let mut by_index = awaited.sit(&call, Wanted::Indexes(3, 4));
+        let left = awaited.sit(&call, Wanted::After(0));
+        drop(left);
+        // The third to end: one that was not seen is before it.
+        awaited.give(&call, &done(4, 3));
+        assert_eq!(by_index.given().await.done_seq, 3);
+        assert!(by_order.hand.try_recv().is_err());
+        awaited.give(&CallId::new([2; 16]), &done(0, 2));
+        awaited.give(&call, &done(0, 2));
+        assert_eq!(by_order.given().await.index, 0);
+        drop((by_order, by_index));
+        assert!(awaited.room().seats.is_empty());
+    }
+}
