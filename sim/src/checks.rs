@@ -8,7 +8,7 @@ use model::call::State;
 use model::output::Outcome;
 use model::{CallId, FunctionId, InputId, TaskId, Time, WorkerId};
 use plane::Plane;
-use store::inputs::Wanted;
+use store::outcomes::{self, Wanted};
 use store::tasks::Phase;
 use store::{Scope, calls, inputs, tasks};
 
@@ -38,7 +38,7 @@ pub async fn inputs_are_kept(
     for (id, asked) in asked {
         let call = calls::get(&mut db, scope, id).await?;
         let call = call.ok_or_else(|| anyhow::anyhow!("lost: call {id} is gone"))?;
-        let done = inputs::done(&mut db, id, Wanted::After(0), u32::MAX).await?;
+        let done = outcomes::done(&mut db, id, Wanted::After(0), u32::MAX).await?;
         let open = inputs::open_of_call(&mut db, id).await?;
         ensure!(call.input_count as usize == asked.inputs.len(), "lost: {id} counts wrongly");
         ensure!(call.done_count as usize == done.len(), "twice: {id} counts its answers wrongly");

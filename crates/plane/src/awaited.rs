@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use model::CallId;
-use store::inputs::{DoneInput, Wanted};
+use store::outcomes::{DoneInput, Wanted};
 use tokio::sync::oneshot;
 
 /// Seats of waiting callers, by call.

@@ -7,7 +7,8 @@ use model::call::{Effect, Event, Rules, State, step};
 use model::output::Outcome;
 use model::{CallId, FunctionId, InputId, Millis, TaskId, Time};
 use store::calls;
-use store::inputs::{self, DoneInput, Finished, OpenInput, Ready};
+use store::inputs::{self, OpenInput, Ready};
+use store::outcomes::{DoneInput, Finished};
 use store::{Hint, Tx, tasks};
 
 use crate::endings::Kills;

@@ -14,6 +14,7 @@ pub mod images;
 pub mod inputs;
 pub mod logs;
 pub mod mounts;
+pub mod outcomes;
 pub mod queues;
 pub mod replays;
 pub mod retention;

@@ -126,12 +126,15 @@ async fn an_input_goes_from_queue_to_outcome_and_survives_reopening() {
 
     let store = Store::open(&dir.path().join("palisade.db")).await.unwrap();
     let mut db = store.read().await.unwrap();
-    let done = inputs::done(&mut db, &call, inputs::Wanted::After(0), 10).await.unwrap();
+    let done = outcomes::done(&mut db, &call, outcomes::Wanted::After(0), 10).await.unwrap();
     assert_eq!(done.len(), 1);
     assert_eq!((done[0].index, done[0].done_seq), (1, 1));
     assert_eq!(done[0].outcome, outcome);
     assert!(
-        inputs::done(&mut db, &call, inputs::Wanted::Indexes(0, 0), 10).await.unwrap().is_empty()
+        outcomes::done(&mut db, &call, outcomes::Wanted::Indexes(0, 0), 10)
+            .await
+            .unwrap()
+            .is_empty()
     );
     let call = calls::get(&mut db, &scope, &call).await.unwrap().unwrap();
     assert_eq!((call.input_count, call.done_count), (3, 1));

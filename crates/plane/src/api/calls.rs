@@ -7,7 +7,8 @@ use model::output::Payload;
 use model::{AppId, CallId, FunctionId, InputId};
 use store::calls::{self, Call};
 use store::functions::Function;
-use store::inputs::{self, Carried, DoneInput, Wanted};
+use store::inputs::{self, Carried};
+use store::outcomes::{self, DoneInput, Wanted};
 use store::{Hint, Tx, apps};
 use wire::client as pb;
 
@@ -250,7 +251,8 @@ pub(super) async fn get_outputs(
     let mut may_be_done = call.done_count > 0;
     loop {
         if may_be_done {
-            let done = inputs::done(&mut *cx.plane.store.read().await?, &id, wanted, most).await?;
+            let done =
+                outcomes::done(&mut *cx.plane.store.read().await?, &id, wanted, most).await?;
             if let Some(first) = done.first() {
                 return Ok(answer(&req, first.unfinished, done));
             }

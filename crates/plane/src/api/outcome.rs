@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use model::BlobId;
 use model::output::{Outcome, Payload, Status};
-use store::inputs::{Carried, status, status_number};
+use store::inputs::Carried;
+use store::outcomes::{status, status_number};
 use wire::client as pb;
 
 use super::refusal::Refusal;

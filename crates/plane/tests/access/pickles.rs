@@ -3,7 +3,7 @@
 
 use model::output::Payload;
 use prost::Message;
-use store::inputs::{self, Wanted};
+use store::outcomes::{self, Wanted};
 use store::{functions, tasks};
 use tonic::Code;
 use wire::client as pb;
@@ -57,7 +57,8 @@ async fn outputs_are_never_pickles() {
         let case = ("FunctionPutOutputs", request.encode_to_vec());
         assert_eq!(ask(&place, Who::Restricted, &case).await.code, Code::Ok);
         let mut db = place.plane.store.read().await.unwrap();
-        let done = inputs::done(&mut db, &cell.call, Wanted::After(0), 1).await.unwrap().remove(0);
+        let done =
+            outcomes::done(&mut db, &cell.call, Wanted::After(0), 1).await.unwrap().remove(0);
         assert!(done.outcome.serialized_tb.is_empty());
         assert!(done.outcome.tb_line_cache.is_empty());
         let data = done.outcome.data;
@@ -112,7 +113,7 @@ async fn the_word_of_a_failed_start_is_text() {
     let metadata = tonic::metadata::MetadataMap::new();
     wire::rpc::call::<wire::rpc::client::TaskResult>(api, metadata, request).await.unwrap();
     let mut db = place.plane.store.read().await.unwrap();
-    let done = inputs::done(&mut db, &cell.call, Wanted::After(0), 1).await.unwrap().remove(0);
+    let done = outcomes::done(&mut db, &cell.call, Wanted::After(0), 1).await.unwrap().remove(0);
     assert!(done.outcome.data.is_none() && done.outcome.serialized_tb.is_empty());
     assert_eq!(done.outcome.exception, "it failed");
 }

@@ -13,7 +13,8 @@ use model::spec::{BuildSpec, Concurrency, FunctionSpec, ImageContent, Scaling};
 use model::*;
 use plane::{Plane, World};
 use prost::Message;
-use store::inputs::{Carried, OpenInput, Wanted};
+use store::inputs::{Carried, OpenInput};
+use store::outcomes::{self, Wanted};
 use store::*;
 use tokio::sync::mpsc;
 
@@ -234,10 +235,10 @@ impl Bench {
     }
 
     /// Inputs that are not done, and those that are, in the order of ending.
-    pub(crate) async fn inputs(&self) -> (Vec<OpenInput>, Vec<inputs::DoneInput>) {
+    pub(crate) async fn inputs(&self) -> (Vec<OpenInput>, Vec<outcomes::DoneInput>) {
         let mut db = self.plane.store.read().await.unwrap();
         let open = inputs::open_of_call(&mut db, &self.call).await.unwrap();
-        let done = inputs::done(&mut db, &self.call, Wanted::After(0), u32::MAX).await.unwrap();
+        let done = outcomes::done(&mut db, &self.call, Wanted::After(0), u32::MAX).await.unwrap();
         (open, done)
     }
 
