@@ -107,6 +107,7 @@ async fn furnish(plane: &Plane) -> Result<(Scope, ImageId)> {
         context_inline: vec![],
         secrets: vec![],
         secret_env: vec![],
+        function: None,
         force: false,
     };
     let image = images::Image {
@@ -119,6 +120,7 @@ async fn furnish(plane: &Plane) -> Result<(Scope, ImageId)> {
         build,
         content: None,
         failure: None,
+        call: None,
         created_at: now,
     };
     images::insert(&mut tx, &image).await?;

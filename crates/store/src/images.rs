@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use model::spec::{BuildSpec, ImageContent};
-use model::{ImageId, Time, WorkspaceId};
+use model::{CallId, FunctionId, ImageId, Time, WorkspaceId};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
@@ -43,6 +43,8 @@ pub struct Image {
     pub content: Option<ImageContent>,
     /// Why it failed.
     pub failure: Option<String>,
+    /// The call that makes it, where a function's run does.
+    pub call: Option<CallId>,
     /// When it was first asked for.
     pub created_at: Time,
 }
@@ -64,6 +66,7 @@ fn read(row: &SqliteRow) -> Result<Image> {
         build: from_json("image", row.try_get("build")?)?,
         content: content.map(|text| from_json("image", &text)).transpose()?,
         failure: row.try_get("failure")?,
+        call: id_opt(row, "call_id", CallId::parse)?,
         created_at: time(row, "created_at")?,
     })
 }
@@ -71,7 +74,8 @@ fn read(row: &SqliteRow) -> Result<Image> {
 /// Makes an image that waits to be built.
 pub async fn insert(db: &mut Db, image: &Image) -> Result<()> {
     let sql = "INSERT INTO images (id, workspace_id, key, base_id, builder_version, state, build, \
-               created_at, used_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8)";
+               created_at, used_at, function_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9)";
+    let function = image.build.function.as_ref().map(|build| build.function.as_str());
     sqlx::query(sql)
         .bind(image.id.as_str())
         .bind(image.workspace.as_str())
@@ -81,6 +85,7 @@ pub async fn insert(db: &mut Db, image: &Image) -> Result<()> {
         .bind(image.phase as i32)
         .bind(json("image", &image.build)?)
         .bind(int(image.created_at.0))
+        .bind(function)
         .execute(db)
         .await?;
     Ok(())
@@ -145,9 +150,31 @@ pub async fn set_phase(db: &mut Db, id: &ImageId, phase: Phase) -> Result<()> {
     Ok(())
 }
 
+/// The image that a function's run makes now, if it makes one.
+pub async fn built_by(db: &mut Db, function: &FunctionId) -> Result<Option<Image>> {
+    let sql = "SELECT * FROM images WHERE function_id = $1 AND state = 1";
+    let row = sqlx::query(sql).bind(function.as_str()).fetch_optional(db).await?;
+    row.as_ref().map(read).transpose()
+}
+
+/// The functions whose runs make images now.
+pub async fn function_builds(db: &mut Db) -> Result<Vec<FunctionId>> {
+    let sql = "SELECT function_id FROM images WHERE state = 1 AND function_id IS NOT NULL";
+    let rows = sqlx::query(sql).fetch_all(db).await?;
+    rows.iter().map(|row| id(row, "function_id", FunctionId::parse)).collect()
+}
+
+/// Notes which call makes the image.
+pub async fn set_call(db: &mut Db, id: &ImageId, call: &CallId) -> Result<()> {
+    let sql = "UPDATE images SET call_id = $2 WHERE id = $1";
+    sqlx::query(sql).bind(id.as_str()).bind(call.as_str()).execute(db).await?;
+    Ok(())
+}
+
 /// Builds that a worker had when it went away wait again.
 pub async fn rewind_builds(db: &mut Db) -> Result<u64> {
-    let done = sqlx::query("UPDATE images SET state = 0 WHERE state = 1").execute(db).await?;
+    let sql = "UPDATE images SET state = 0 WHERE state = 1 AND function_id IS NULL";
+    let done = sqlx::query(sql).execute(db).await?;
     Ok(done.rows_affected())
 }
 

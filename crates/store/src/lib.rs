@@ -44,6 +44,7 @@ pub type Db = SqliteConnection;
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "base", include_str!("../migrations/0001_base.sql")),
     (2, "objects", include_str!("../migrations/0002_objects.sql")),
+    (3, "images", include_str!("../migrations/0003_images.sql")),
 ];
 
 fn migrator() -> Migrator {

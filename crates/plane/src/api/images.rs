@@ -3,15 +3,19 @@
 use std::time::Duration;
 
 use futures::Stream;
-use model::spec::{BuildSpec, MountFile};
-use model::{ImageId, MountId, SecretId};
+use model::output::Payload;
+use model::spec::{BuildSpec, FunctionBuild, MountFile};
+use model::{FunctionId, ImageId, MountId, SecretId};
+use prost::Message;
 use sha2::{Digest, Sha256};
 use store::images::{self, Image, Phase};
-use store::{Hint, Tx, mounts, secrets};
+use store::inputs::Carried;
+use store::{Hint, Tx, functions, mounts, secrets};
 use wire::client as pb;
 
 use super::gate::{Cx, Member};
 use super::logs::{place, text};
+use super::outcome::carried;
 use super::poll::Poll;
 use super::refusal::Refusal;
 use crate::limits::{LOG_ENTRIES_MAX, POLL_MAX};
@@ -22,8 +26,11 @@ fn refuse_unserved(image: &pb::Image) -> Result<(), Refusal> {
     if image.gpu_config.as_ref().is_some_and(|gpu| gpu.count > 0 || !gpu.gpu_type.is_empty()) {
         return refuse("image.gpu_config", "there is no GPU here to build with");
     }
-    if image.build_function.is_some() || !image.build_function_def.is_empty() {
-        return refuse("image.build_function", "Image.run_function is not served yet");
+    if !image.build_function_def.is_empty() {
+        return refuse("image.build_function_def", "it is not read any more: use build_function");
+    }
+    if image.build_function.is_some() && !image.dockerfile_commands.is_empty() {
+        return refuse("image.build_function", "lines cannot stand beside it: use two images");
     }
     if !image.volume_mounts.is_empty() {
         return refuse("image.volume_mounts", "volumes are not served yet");
@@ -40,6 +47,34 @@ fn refuse_unserved(image: &pb::Image) -> Result<(), Refusal> {
         return refuse("image.base_images", "more than one base image is not served");
     }
     Ok(())
+}
+
+/// The function whose run makes the image, and its arguments.
+async fn function_build(
+    cx: &Cx<Member>,
+    tx: &mut Tx,
+    id: &str,
+    build: Option<&pb::BuildFunction>,
+) -> Result<Option<FunctionBuild>, Refusal> {
+    let Some(build) = build else {
+        if id.is_empty() {
+            return Ok(None);
+        }
+        return Err(Refusal::invalid("image.build_function", "it is missing"));
+    };
+    let function = functions::get(tx, cx.scope(), &FunctionId::parse(id)?).await?;
+    let builds =
+        |function: &functions::Function| function.spec.as_ref().is_some_and(|spec| spec.builds);
+    let function = function.filter(builds).ok_or_else(|| Refusal::not_found("function", id))?;
+    let input = build.input.clone().unwrap_or_default();
+    let (args, data_format) = match carried(input)? {
+        Carried { args: Payload::Inline(args), data_format, .. } => (args, data_format),
+        Carried { args: Payload::Blob(_), .. } => {
+            let why = "it is too large: pass less to `run_function`";
+            return Err(Refusal::invalid("image.build_function.input", why));
+        }
+    };
+    Ok(Some(FunctionBuild { function: function.id, args, data_format }))
 }
 
 async fn build_spec(
@@ -68,6 +103,11 @@ async fn build_spec(
         let known = secrets::get(tx, cx.scope(), &id).await?;
         secret_ids.push(known.ok_or_else(|| Refusal::not_found("secret", &id))?.id);
     }
+    let build = image.build_function.as_ref();
+    let function = function_build(cx, tx, &req.build_function_id, build).await?;
+    if function.is_some() && base.is_none() {
+        return Err(Refusal::invalid("image.base_images", "a function builds on an image"));
+    }
     let inline = image.context_files.into_iter().map(|file| (file.filename, file.data));
     let spec = BuildSpec {
         image: ImageId::new(cx.plane.bits()),
@@ -79,16 +119,27 @@ async fn build_spec(
         secrets: secret_ids,
         secret_env: Vec::new(),
         force: req.force_build || req.ignore_cache,
+        function,
     };
     Ok((spec, base))
 }
 
-/// Hash of all that decides an image's content.
-fn key(spec: &BuildSpec, base: Option<&ImageId>, builder_version: &str) -> Result<String, Refusal> {
+/// Hash of all that decides an image's content. A function has another id each time that it is
+/// defined; the client tells what counts of it.
+fn key(
+    spec: &BuildSpec,
+    base: Option<&ImageId>,
+    builder_version: &str,
+    function: Option<&pb::BuildFunction>,
+) -> Result<String, Refusal> {
     let BuildSpec { commands, build_args, context, context_inline, secrets, .. } = spec;
     let decides = (builder_version, base, commands, build_args, context, context_inline, secrets);
     let text = serde_json::to_vec(&decides).map_err(Refusal::internal)?;
-    Ok(hex::encode(Sha256::digest(text)))
+    let mut hasher = Sha256::new_with_prefix(text);
+    if let Some(function) = function {
+        hasher.update(function.encode_to_vec());
+    }
+    Ok(hex::encode(hasher.finalize()))
 }
 
 /// The image of that definition; it is built if it never was.
@@ -98,13 +149,10 @@ pub(super) async fn get_or_create(
 ) -> Result<pb::ImageGetOrCreateResponse, Refusal> {
     let image = req.image.take().ok_or_else(|| Refusal::invalid("image", "it is missing"))?;
     refuse_unserved(&image)?;
-    if !req.build_function_id.is_empty() {
-        let why = "Image.run_function is not served yet";
-        return Err(Refusal::invalid("build_function_id", why));
-    }
     let mut tx = cx.plane.store.begin().await?;
+    let function = image.build_function.clone();
     let (spec, base) = build_spec(&cx, &mut tx, &req, image).await?;
-    let key = key(&spec, base.as_ref(), &req.builder_version)?;
+    let key = key(&spec, base.as_ref(), &req.builder_version, function.as_ref())?;
     let known = match spec.force {
         true => {
             images::retire(&mut tx, cx.scope(), &key).await?;
@@ -125,6 +173,7 @@ pub(super) async fn get_or_create(
                 build: spec,
                 content: None,
                 failure: None,
+                call: None,
                 created_at: cx.now(),
             };
             images::insert(&mut tx, &image).await?;

@@ -29,3 +29,11 @@ mod poll;
 mod queues;
 mod replay;
 mod secrets;
+
+use wire::client::{FunctionCallInvocationType, FunctionCallType};
+
+/// The kind of a call of one input.
+pub(crate) const CALL_UNARY: i32 = FunctionCallType::Unary as i32;
+
+/// How a call is made whose caller waits for its answer.
+pub(crate) const CALL_SYNC: i32 = FunctionCallInvocationType::Sync as i32;

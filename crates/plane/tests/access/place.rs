@@ -131,6 +131,7 @@ fn spec(name: &str, image: &ImageId, restricted: bool) -> FunctionSpec {
         restrict_output: false,
         block_network: restricted,
         single_use: false,
+        builds: false,
         image: image.clone(),
         mounts: vec![],
         secrets: vec![],
@@ -284,6 +285,7 @@ async fn insert_image(tx: &mut Tx, plane: &Plane, scope: &Scope) -> ImageId {
         context_inline: vec![],
         secrets: vec![],
         secret_env: vec![],
+        function: None,
         force: false,
     };
     let image = images::Image {
@@ -296,6 +298,7 @@ async fn insert_image(tx: &mut Tx, plane: &Plane, scope: &Scope) -> ImageId {
         build,
         content: None,
         failure: None,
+        call: None,
         created_at: plane.now(),
     };
     images::insert(tx, &image).await.unwrap();
