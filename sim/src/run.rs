@@ -121,11 +121,12 @@ async fn furnish(plane: &Plane) -> Result<(Scope, ImageId)> {
         content: None,
         failure: None,
         call: None,
+        finished_at: None,
         created_at: now,
     };
     images::insert(&mut tx, &image).await?;
     let content = ImageContent { layers: vec![], config: "{}".into(), python: Some((3, 11)) };
-    images::finish(&mut tx, &id, &Ok(content)).await?;
+    images::finish(&mut tx, &id, &Ok(content), now).await?;
     tx.commit().await?;
     Ok((scope, id))
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use model::Time;
 use model::link::Order;
 use store::images::{self, Image, Phase};
 use store::{Hint, Scope, Tx, secrets};
@@ -42,11 +43,12 @@ async fn hand_over(plane: &Arc<Plane>, image: Image) -> Result<(), store::Error>
         match base {
             Some(base) if base.phase == Phase::Ready => build.base = base.content,
             Some(Image { failure: Some(failure), .. }) => {
-                return fail(tx, image, format!("the image it builds on failed: {failure}")).await;
+                let failure = format!("the image it builds on failed: {failure}");
+                return fail(tx, image, failure, plane.now()).await;
             }
             Some(_) | None => {
                 let failure = "the image it builds on is gone: build it again".to_owned();
-                return fail(tx, image, failure).await;
+                return fail(tx, image, failure, plane.now()).await;
             }
         }
     }
@@ -56,7 +58,7 @@ async fn hand_over(plane: &Arc<Plane>, image: Image) -> Result<(), store::Error>
                 tx.commit().await?;
                 plane.go_on(begun).await
             }
-            Err(failure) => fail(tx, image, failure).await,
+            Err(failure) => fail(tx, image, failure, plane.now()).await,
         };
     }
     for id in &image.build.secrets {
@@ -78,8 +80,8 @@ async fn hand_over(plane: &Arc<Plane>, image: Image) -> Result<(), store::Error>
     }
 }
 
-async fn fail(mut tx: Tx, image: Image, failure: String) -> Result<(), store::Error> {
-    images::finish(&mut tx, &image.id, &Err(failure)).await?;
+async fn fail(mut tx: Tx, image: Image, failure: String, now: Time) -> Result<(), store::Error> {
+    images::finish(&mut tx, &image.id, &Err(failure), now).await?;
     tx.ring(Hint::Image(image.id));
     tx.ring(Hint::Builds);
     tx.commit().await

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use model::output::{Outcome, Payload, Status};
 use model::spec::{FunctionBuild, ImageContent};
-use model::{CallId, FunctionId};
+use model::{CallId, FunctionId, Time};
 use store::calls::{self, Call};
 use store::images::{self, Image, Phase};
 use store::inputs::{self, Carried};
@@ -78,7 +78,7 @@ impl Plane {
         for function in all {
             let mut tx = self.store.begin().await?;
             if tasks::alive_of_function(&mut tx, &function).await?.is_empty() {
-                settle(&mut tx, &function, None).await?;
+                settle(&mut tx, &function, None, self.now()).await?;
             }
             tx.commit().await?;
         }
@@ -98,6 +98,7 @@ pub(crate) async fn settle(
     tx: &mut Tx,
     function: &FunctionId,
     kept: Option<&Result<ImageContent, String>>,
+    now: Time,
 ) -> Result<(), store::Error> {
     let Some(image) = images::built_by(tx, function).await? else { return Ok(()) };
     let Some(call) = &image.call else { return Ok(()) };
@@ -114,7 +115,7 @@ pub(crate) async fn settle(
             return Ok(());
         }
     };
-    images::finish(tx, &image.id, &result).await?;
+    images::finish(tx, &image.id, &result, now).await?;
     tx.ring(Hint::Image(image.id));
     tx.ring(Hint::Builds);
     tx.ring(Hint::Schedule);

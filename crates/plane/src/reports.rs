@@ -66,17 +66,18 @@ async fn write(plane: &Plane, batch: &[Report]) -> Result<(), store::Error> {
             }
             Report::Kept { task, result } => {
                 if let Some(task) = tasks::get_any(&mut tx, task).await? {
-                    function_build::settle(&mut tx, &task.function, Some(result)).await?;
+                    function_build::settle(&mut tx, &task.function, Some(result), plane.now())
+                        .await?;
                 }
             }
             Report::Ended { task, end } => end_task(plane, &mut tx, task, end).await?,
             Report::Log(line) => full.extend(log(plane, &mut tx, line).await?),
             Report::BuildLog { image, data } => {
-                images::append_log(&mut tx, image, data).await?;
+                images::append_log(&mut tx, image, data, plane.now()).await?;
                 tx.ring(Hint::Image(image.clone()));
             }
             Report::Built { image, result } => {
-                images::finish(&mut tx, image, result).await?;
+                images::finish(&mut tx, image, result, plane.now()).await?;
                 tx.ring(Hint::Image(image.clone()));
                 tx.ring(Hint::Builds);
                 tx.ring(Hint::Schedule);
@@ -137,7 +138,7 @@ async fn log(plane: &Plane, tx: &mut Tx, line: &LogLine) -> Result<Option<AppId>
     if builds == Some(true)
         && let Some(image) = images::built_by(tx, &entry.function).await?
     {
-        images::append_log(tx, &image.id, &line.data).await?;
+        images::append_log(tx, &image.id, &line.data, line.at).await?;
         tx.ring(Hint::Image(image.id));
         return Ok(None);
     }
@@ -162,7 +163,7 @@ async fn end_task(plane: &Plane, tx: &mut Tx, id: &TaskId, end: &End) -> Result<
     }
     tracing::debug!(task = %id, app = %task.app, %end, "a container ended");
     container_ended(plane, tx, &task, end, now).await?;
-    function_build::settle(tx, &task.function, None).await?;
+    function_build::settle(tx, &task.function, None, now).await?;
     tell(tx, &task, end, now).await?;
     apps::finish_logs(tx, &task.app).await?;
     tx.ring(Hint::Inputs(task.function.clone()));

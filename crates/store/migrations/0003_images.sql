@@ -1,6 +1,9 @@
 -- Images that a function's run makes. function_id: whose run; call_id: the call that makes it now.
 ALTER TABLE images ADD COLUMN function_id TEXT;
 ALTER TABLE images ADD COLUMN call_id TEXT;
+-- When its build ended, in whichever way.
+ALTER TABLE images ADD COLUMN finished_at INTEGER;
+ALTER TABLE image_logs ADD COLUMN at INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX images_by_function ON images (function_id) WHERE function_id IS NOT NULL;
 CREATE INDEX images_by_base ON images (base_id) WHERE base_id IS NOT NULL;
 

@@ -6,7 +6,8 @@ use model::{CallId, FunctionId, ImageId, Time, WorkspaceId};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
-use crate::row::{from_json, id, id_opt, int, json, number, time};
+use crate::logs::Span;
+use crate::row::{from_json, id, id_opt, int, json, number, time, time_opt};
 use crate::{Db, Result, Scope};
 
 /// Where a build is.
@@ -47,6 +48,8 @@ pub struct Image {
     pub call: Option<CallId>,
     /// When it was first asked for.
     pub created_at: Time,
+    /// When its build ended, in whichever way.
+    pub finished_at: Option<Time>,
 }
 
 fn read(row: &SqliteRow) -> Result<Image> {
@@ -68,6 +71,7 @@ fn read(row: &SqliteRow) -> Result<Image> {
         failure: row.try_get("failure")?,
         call: id_opt(row, "call_id", CallId::parse)?,
         created_at: time(row, "created_at")?,
+        finished_at: time_opt(row, "finished_at")?,
     })
 }
 
@@ -183,19 +187,31 @@ pub async fn finish(
     db: &mut Db,
     id: &ImageId,
     result: &std::result::Result<ImageContent, String>,
+    now: Time,
 ) -> Result<()> {
     let (phase, content, failure) = match result {
         Ok(content) => (Phase::Ready, Some(json("image", content)?), None),
         Err(failure) => (Phase::Failed, None, Some(failure.as_str())),
     };
-    let sql = "UPDATE images SET state = $2, content = $3, failure = $4 WHERE id = $1";
+    let sql = "UPDATE images SET state = $2, content = $3, failure = $4, finished_at = $5 \
+               WHERE id = $1";
     sqlx::query(sql)
         .bind(id.as_str())
         .bind(phase as i32)
         .bind(content)
         .bind(failure)
+        .bind(int(now.0))
         .execute(db)
         .await?;
+    Ok(())
+}
+
+/// Deletes an image: nothing starts with it any more, and the next request for the same builds
+/// it again.
+pub async fn delete(db: &mut Db, id: &ImageId) -> Result<()> {
+    let sql = "UPDATE images SET state = 3, content = NULL, \
+               failure = 'it was deleted: build it again' WHERE id = $1";
+    sqlx::query(sql).bind(id.as_str()).execute(db).await?;
     Ok(())
 }
 
@@ -210,10 +226,11 @@ pub async fn touch(db: &mut Db, id: &ImageId, now: Time) -> Result<()> {
 }
 
 /// Keeps what a build printed.
-pub async fn append_log(db: &mut Db, id: &ImageId, data: &[u8]) -> Result<()> {
-    sqlx::query("INSERT INTO image_logs (image_id, data) VALUES ($1, $2)")
+pub async fn append_log(db: &mut Db, id: &ImageId, data: &[u8], now: Time) -> Result<()> {
+    sqlx::query("INSERT INTO image_logs (image_id, data, at) VALUES ($1, $2, $3)")
         .bind(id.as_str())
         .bind(data)
+        .bind(int(now.0))
         .execute(db)
         .await?;
     Ok(())
@@ -226,5 +243,26 @@ pub async fn logs(db: &mut Db, id: &ImageId, after: u64, most: u32) -> Result<Ve
     let rows = sqlx::query(sql).bind(id.as_str()).bind(int(after)).bind(most).fetch_all(db).await?;
     rows.iter()
         .map(|row| Ok((number(row, "seq")?, Bytes::from(row.try_get::<Vec<u8>, _>("data")?))))
+        .collect()
+}
+
+/// What a build printed in a span of time, newest first, at most `most` pieces.
+pub async fn past_logs(
+    db: &mut Db,
+    id: &ImageId,
+    span: Span,
+    most: u32,
+) -> Result<Vec<(Time, Bytes)>> {
+    let sql = "SELECT at, data FROM image_logs WHERE image_id = $1 AND at >= $2 AND at < $3 \
+               ORDER BY seq DESC LIMIT $4";
+    let rows = sqlx::query(sql)
+        .bind(id.as_str())
+        .bind(int(span.since.0))
+        .bind(int(span.until.0))
+        .bind(most)
+        .fetch_all(db)
+        .await?;
+    rows.iter()
+        .map(|row| Ok((time(row, "at")?, Bytes::from(row.try_get::<Vec<u8>, _>("data")?))))
         .collect()
 }

@@ -10,6 +10,7 @@ pub mod dicts;
 pub mod environments;
 pub mod functions;
 pub mod hints;
+pub mod image_names;
 pub mod images;
 pub mod inputs;
 pub mod logs;

@@ -185,7 +185,8 @@ async fn check_parts(
     let image = images::get(tx, cx.scope(), &spec.image).await?;
     let image = image.ok_or_else(|| Refusal::not_found("image", &spec.image))?;
     if image.phase != Phase::Ready {
-        let text = format!("image `{}` is not built: wait for its build to end", spec.image);
+        let why = image.failure.unwrap_or_else(|| "wait for its build to end".to_owned());
+        let text = format!("image `{}` is not built: {why}", spec.image);
         return Err(Refusal::Conflict(text));
     }
     if image.content.is_some_and(|content| content.python.is_none()) {

@@ -10,7 +10,7 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 use store::images::{self, Image, Phase};
 use store::inputs::Carried;
-use store::{Hint, Tx, functions, mounts, secrets};
+use store::{Hint, Tx, functions, image_names, mounts, secrets};
 use wire::client as pb;
 
 use super::gate::{Cx, Member};
@@ -18,7 +18,7 @@ use super::logs::{place, text};
 use super::outcome::carried;
 use super::poll::Poll;
 use super::refusal::Refusal;
-use crate::limits::{LOG_ENTRIES_MAX, POLL_MAX};
+use crate::limits::{BUILD_CHAIN_MAX, LOG_ENTRIES_MAX, POLL_MAX};
 
 /// What an image definition may say that cannot be had here.
 fn refuse_unserved(image: &pb::Image) -> Result<(), Refusal> {
@@ -174,6 +174,7 @@ pub(super) async fn get_or_create(
                 content: None,
                 failure: None,
                 call: None,
+                finished_at: None,
                 created_at: cx.now(),
             };
             images::insert(&mut tx, &image).await?;
@@ -207,12 +208,63 @@ pub(super) async fn from_id(
     cx: Cx<Member>,
     req: pb::ImageFromIdRequest,
 ) -> Result<pb::ImageFromIdResponse, Refusal> {
-    let id = ImageId::parse(&req.image_id)?;
     let mut db = cx.plane.store.read().await?;
-    let image = images::get(&mut db, cx.scope(), &id).await?;
-    let image = image.ok_or_else(|| Refusal::not_found("image", &req.image_id))?;
+    let image = find(&cx, &mut db, &req.image_id).await?;
     let metadata = Some(metadata(&image));
     Ok(pb::ImageFromIdResponse { image_id: image.id.into(), metadata })
+}
+
+/// Deletes an image and its names. What runs goes on; nothing starts with it any more.
+pub(super) async fn delete(cx: Cx<Member>, req: pb::ImageDeleteRequest) -> Result<(), Refusal> {
+    let mut tx = cx.plane.store.begin().await?;
+    let image = find(&cx, &mut tx, &req.image_id).await?;
+    if !matches!(image.phase, Phase::Ready | Phase::Failed) {
+        return Err(Refusal::Conflict(format!("image `{}` is being built: wait", image.id)));
+    }
+    image_names::forget(&mut tx, &image.id).await?;
+    images::delete(&mut tx, &image.id).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+async fn find(cx: &Cx<Member>, db: &mut store::Db, id: &str) -> Result<Image, Refusal> {
+    let image = images::get(db, cx.scope(), &ImageId::parse(id)?).await?;
+    image.ok_or_else(|| Refusal::not_found("image", id))
+}
+
+/// The builds that led to an image, in their order. Their logs are found under the image's id.
+pub(super) async fn build_chain(
+    cx: Cx<Member>,
+    req: pb::ImageBuildChainGetRequest,
+) -> Result<pb::ImageBuildChainGetResponse, Refusal> {
+    let mut db = cx.plane.store.read().await?;
+    let mut image = find(&cx, &mut db, &req.image_id).await?;
+    let mut build_steps = Vec::new();
+    loop {
+        let base = image.base.clone();
+        build_steps.push(pb::ImageBuildStep {
+            started_at: Some(timestamp(image.created_at.0)),
+            // The millisecond in which it ended belongs to it.
+            finished_at: Some(timestamp(image.finished_at.unwrap_or(cx.now()).0 + 1)),
+            builder_app_id: String::new(),
+            builder_task_id: image.id.to_string(),
+            image_id: image.id.into(),
+        });
+        let Some(base) = base else { break };
+        match images::get(&mut db, cx.scope(), &base).await? {
+            Some(base) if build_steps.len() < BUILD_CHAIN_MAX => image = base,
+            Some(_) | None => break,
+        }
+    }
+    build_steps.reverse();
+    Ok(pb::ImageBuildChainGetResponse { build_steps })
+}
+
+/// A moment in the wire's form.
+pub(super) fn timestamp(ms: u64) -> prost_types::Timestamp {
+    let seconds = i64::try_from(ms / 1_000).unwrap_or(i64::MAX);
+    let nanos = i32::try_from(ms % 1_000).unwrap_or(0) * 1_000_000;
+    prost_types::Timestamp { seconds, nanos }
 }
 
 struct Follow {

@@ -149,6 +149,9 @@ fn spec(name: &str, image: &ImageId, restricted: bool) -> FunctionSpec {
     }
 }
 
+/// The name of each workspace's image, in the environment that only it has.
+pub(crate) const IMAGE_NAME: &str = "named:latest";
+
 impl Tenant {
     async fn new(plane: &Arc<Plane>, name: &str) -> Self {
         let now = plane.now();
@@ -170,6 +173,15 @@ impl Tenant {
             app_id = insert_app(&mut tx, &scope, id, environment, now).await;
         }
         let image = insert_image(&mut tx, plane, &scope).await;
+        let publication = image_names::Publication {
+            seq: 0,
+            revision: format!("ir-{name}"),
+            name: IMAGE_NAME.into(),
+            image: image.clone(),
+            at: now,
+        };
+        let named = environments::by_name(&mut tx, &scope, name).await.unwrap().unwrap().id;
+        image_names::publish(&mut tx, &scope, &named, &publication).await.unwrap();
         let file = hex::encode(Sha256::digest(name));
         mounts::put_file(&mut tx, &scope, &file, 4).await.unwrap();
         let mount = MountId::new(plane.bits());
@@ -299,11 +311,12 @@ async fn insert_image(tx: &mut Tx, plane: &Plane, scope: &Scope) -> ImageId {
         content: None,
         failure: None,
         call: None,
+        finished_at: None,
         created_at: plane.now(),
     };
     images::insert(tx, &image).await.unwrap();
     let content = ImageContent { layers: vec![], config: "{}".into(), python: Some((3, 11)) };
-    images::finish(tx, &id, &Ok(content)).await.unwrap();
+    images::finish(tx, &id, &Ok(content), plane.now()).await.unwrap();
     id
 }
 

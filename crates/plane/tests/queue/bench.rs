@@ -284,11 +284,12 @@ async fn insert_image(tx: &mut Tx, workspace: &WorkspaceId, id: &ImageId) {
         content: None,
         failure: None,
         call: None,
+        finished_at: None,
         created_at: Time(1),
     };
     images::insert(tx, &image).await.unwrap();
     let content = ImageContent { layers: vec![], config: "{}".into(), python: Some((3, 11)) };
-    images::finish(tx, id, &Ok(content)).await.unwrap();
+    images::finish(tx, id, &Ok(content), Time(1)).await.unwrap();
 }
 
 pub(crate) fn success(text: &str) -> Outcome {
