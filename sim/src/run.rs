@@ -107,6 +107,7 @@ async fn furnish(plane: &Plane) -> Result<(Scope, ImageId)> {
         context_inline: vec![],
         secrets: vec![],
         secret_env: vec![],
+        registry_auth: None,
         force: false,
     };
     let image = images::Image {

@@ -284,6 +284,7 @@ async fn insert_image(tx: &mut Tx, plane: &Plane, scope: &Scope) -> ImageId {
         context_inline: vec![],
         secrets: vec![],
         secret_env: vec![],
+        registry_auth: None,
         force: false,
     };
     let image = images::Image {

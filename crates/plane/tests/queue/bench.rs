@@ -269,6 +269,7 @@ async fn insert_image(tx: &mut Tx, workspace: &WorkspaceId, id: &ImageId) {
         context_inline: vec![],
         secrets: vec![],
         secret_env: vec![],
+        registry_auth: None,
         force: false,
     };
     let image = images::Image {
