@@ -118,6 +118,7 @@ async fn build_spec(
         context_inline: inline.collect(),
         secrets: secret_ids,
         secret_env: Vec::new(),
+        registry_auth: None,
         force: req.force_build || req.ignore_cache,
         function,
     };
