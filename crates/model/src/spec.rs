@@ -194,7 +194,10 @@ pub struct BuildSpec {
     /// Those variables; filled in for the worker, never stored.
     #[serde(skip)]
     pub secret_env: Vec<(String, String)>,
-    /// What opens the private registry of `FROM`; filled in for the worker, never stored.
+    /// The secret with what opens the private registry of `FROM`.
+    #[serde(default)]
+    pub registry_secret: Option<SecretId>,
+    /// What opens it; filled in for the worker, never stored.
     #[serde(skip)]
     pub registry_auth: Option<RegistryAuth>,
     /// Build again, although it was built before.
