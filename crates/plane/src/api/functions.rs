@@ -190,7 +190,8 @@ async fn check_parts(
         return Err(Refusal::Conflict(text));
     }
     if image.content.is_some_and(|content| content.python.is_none()) {
-        let why = "a function needs an image with Python, and this one has none that is known";
+        let why = "a function needs an image with a `python` of 3.10 to 3.14 on its PATH, and this \
+                   one has none: pass add_python= to from_registry, or take another base";
         return Err(Refusal::invalid("image", why));
     }
     for id in &spec.mounts {
