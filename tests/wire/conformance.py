@@ -26,7 +26,13 @@ POLICY_ROOTS = (
     "modal.client.ImageGetOrCreateRequest",
     "modal.client.MountGetOrCreateRequest",
     "modal.client.EnvironmentCreateRequest",
+    "modal.client.EnvironmentGetOrCreateRequest",
     "modal.client.SecretGetOrCreateRequest",
+    "modal.client.SecretUpdateRequest",
+    "modal.client.QueueGetOrCreateRequest",
+    "modal.client.DictGetOrCreateRequest",
+    "modal.client.AppCreateRequest",
+    "modal.client.AppGetOrCreateRequest",
     "modal.client.AppPublishRequest",
 )
 

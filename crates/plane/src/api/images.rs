@@ -19,7 +19,11 @@ use crate::limits::{LOG_ENTRIES_MAX, POLL_MAX};
 /// What an image definition may say that cannot be had here.
 fn refuse_unserved(image: &pb::Image) -> Result<(), Refusal> {
     let refuse = |field: &'static str, why: &str| Err(Refusal::invalid(field, why));
-    if image.gpu_config.as_ref().is_some_and(|gpu| gpu.count > 0 || !gpu.gpu_type.is_empty()) {
+    if image
+        .gpu_config
+        .as_ref()
+        .is_some_and(|gpu| gpu.count > 0 || !gpu.gpu_type.is_empty() || gpu.r#type != 0)
+    {
         return refuse("image.gpu_config", "there is no GPU here to build with");
     }
     if image.build_function.is_some() || !image.build_function_def.is_empty() {
@@ -27,6 +31,12 @@ fn refuse_unserved(image: &pb::Image) -> Result<(), Refusal> {
     }
     if !image.volume_mounts.is_empty() {
         return refuse("image.volume_mounts", "volumes are not served yet");
+    }
+    if !image.build_function_globals.is_empty() {
+        return refuse("image.build_function_globals", "Image.run_function is not served yet");
+    }
+    if !image.runtime.is_empty() || image.runtime_debug {
+        return refuse("image.runtime", "the runtime cannot be chosen here");
     }
     let registry = image.image_registry_config.as_ref();
     if registry.is_some_and(|config| !config.secret_id.is_empty()) {

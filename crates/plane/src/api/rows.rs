@@ -20,14 +20,14 @@ pub fn client_rows() -> RpcTable {
         .unary (TokenInfoGet,                 USER,      identity::token_info)
         .unary (AuthTokenGet,                 MEMBER,    identity::auth_token)
         // Environments
-        .unary (EnvironmentGetOrCreate,       MEMBER,    environments::get_or_create)
+        .definition(EnvironmentGetOrCreate,   MEMBER,    environments::get_or_create)
         .unary (EnvironmentList,              MEMBER,    environments::list)
-        .unary (EnvironmentCreate,            MEMBER,    environments::create)
+        .definition(EnvironmentCreate,        MEMBER,    environments::create)
         // Apps
-        .unary (AppCreate,                    MEMBER,    apps::create)
-        .unary (AppGetOrCreate,               MEMBER,    apps::get_or_create)
+        .definition(AppCreate,                MEMBER,    apps::create)
+        .definition(AppGetOrCreate,           MEMBER,    apps::get_or_create)
         .unary (AppHeartbeat,                 MEMBER,    apps::heartbeat)
-        .unary (AppPublish,                   MEMBER,    apps::publish)
+        .definition(AppPublish,               MEMBER,    apps::publish)
         .unary (AppClientDisconnect,          MEMBER,    apps::client_disconnect)
         .unary (AppStop,                      MEMBER,    apps::stop)
         .unary (AppGetByDeploymentName,       MEMBER,    apps::by_deployment_name)
@@ -37,19 +37,19 @@ pub fn client_rows() -> RpcTable {
         // Files, payloads, images, secrets
         .unary (MountBatchedCheckExistence,   MEMBER,    mounts::check_existence)
         .unary (MountPutFile,                 MEMBER,    mounts::put_file)
-        .unary (MountGetOrCreate,             MEMBER,    mounts::get_or_create)
+        .definition(MountGetOrCreate,         MEMBER,    mounts::get_or_create)
         .unary (BlobCreate,                   KNOWN,     blobs::create) // restricted: its outputs
         .unary (BlobGet,                      KNOWN,     blobs::get)    // restricted: its own
         .definition(ImageGetOrCreate,         MEMBER,    images::get_or_create)
         .stream(ImageJoinStreaming,           MEMBER,    images::join)
         .unary (ImageFromId,                  MEMBER,    images::from_id)
-        .unary (SecretGetOrCreate,            MEMBER,    secrets::get_or_create)
-        .unary (SecretUpdate,                 MEMBER,    secrets::update)
+        .definition(SecretGetOrCreate,        MEMBER,    secrets::get_or_create)
+        .definition(SecretUpdate,             MEMBER,    secrets::update)
         .unary (SecretDelete,                 MEMBER,    secrets::delete)
         .unary (SecretList,                   MEMBER,    secrets::list)
         .unary (SecretGetInfo,                MEMBER,    secrets::get_info)
         // Queues
-        .unary (QueueGetOrCreate,             MEMBER,    queues::get_or_create)
+        .definition(QueueGetOrCreate,         MEMBER,    queues::get_or_create)
         .unary (QueueGetById,                 MEMBER,    queues::get_by_id)
         .unary (QueueHeartbeat,               MEMBER,    queues::heartbeat)
         .unary (QueueList,                    MEMBER,    queues::list)
@@ -60,7 +60,7 @@ pub fn client_rows() -> RpcTable {
         .unary (QueueLen,                     MEMBER,    queues::len)
         .unary (QueueClear,                   MEMBER,    queues::clear)
         // Dicts
-        .unary (DictGetOrCreate,              MEMBER,    dicts::get_or_create)
+        .definition(DictGetOrCreate,          MEMBER,    dicts::get_or_create)
         .unary (DictGetById,                  MEMBER,    dicts::get_by_id)
         .unary (DictHeartbeat,                MEMBER,    dicts::heartbeat)
         .unary (DictList,                     MEMBER,    dicts::list)
