@@ -24,6 +24,7 @@ POLICY_ROOTS = (
     "modal.client.FunctionUpdateSchedulingParamsRequest",
     "modal.client.ClassCreateRequest",
     "modal.client.ImageGetOrCreateRequest",
+    "modal.client.ImagePublishRequest",
     "modal.client.MountGetOrCreateRequest",
     "modal.client.EnvironmentCreateRequest",
     "modal.client.EnvironmentGetOrCreateRequest",

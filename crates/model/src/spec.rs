@@ -22,6 +22,9 @@ pub struct FunctionSpec {
     pub block_network: bool,
     /// Each container takes one input and ends.
     pub single_use: bool,
+    /// Its run makes an image: what its container leaves in its files becomes a layer.
+    #[serde(default)]
+    pub builds: bool,
     /// The image its containers run.
     pub image: ImageId,
     /// Files laid over the image.
@@ -151,6 +154,8 @@ pub struct TaskSpec {
     pub network: Network,
     /// What it is held to.
     pub limits: Limits,
+    /// What it leaves in its files becomes a layer over its image, once it has ended well.
+    pub keeps_files: bool,
 }
 
 /// One step of an image: what to do on top of which image.
@@ -175,4 +180,18 @@ pub struct BuildSpec {
     pub secret_env: Vec<(String, String)>,
     /// Build again, although it was built before.
     pub force: bool,
+    /// Build by a function's run instead of by lines.
+    #[serde(default)]
+    pub function: Option<FunctionBuild>,
+}
+
+/// A build by a function's run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionBuild {
+    /// The function.
+    pub function: FunctionId,
+    /// Its arguments; empty where it has none.
+    pub args: Bytes,
+    /// How they are encoded: the wire's `DataFormat`.
+    pub data_format: i32,
 }

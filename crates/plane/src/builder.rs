@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use model::Time;
 use model::link::Order;
 use store::images::{self, Image, Phase};
-use store::{Hint, Scope, secrets};
+use store::{Hint, Scope, Tx, secrets};
 
 use crate::Plane;
 use crate::limits::SCAN_EVERY;
@@ -24,7 +25,8 @@ pub async fn run(plane: Arc<Plane>) {
 }
 
 /// Looks at every image that waits.
-pub async fn tick(plane: &Plane) -> Result<(), store::Error> {
+pub async fn tick(plane: &Arc<Plane>) -> Result<(), store::Error> {
+    plane.settle_function_builds().await?;
     let waiting = images::buildable(&mut *plane.store.read().await?).await?;
     for image in waiting {
         hand_over(plane, image).await?;
@@ -32,7 +34,7 @@ pub async fn tick(plane: &Plane) -> Result<(), store::Error> {
     Ok(())
 }
 
-async fn hand_over(plane: &Plane, image: Image) -> Result<(), store::Error> {
+async fn hand_over(plane: &Arc<Plane>, image: Image) -> Result<(), store::Error> {
     let mut tx = plane.store.begin().await?;
     let scope = Scope { workspace: image.workspace.clone() };
     let mut build = image.build.clone();
@@ -42,17 +44,22 @@ async fn hand_over(plane: &Plane, image: Image) -> Result<(), store::Error> {
             Some(base) if base.phase == Phase::Ready => build.base = base.content,
             Some(Image { failure: Some(failure), .. }) => {
                 let failure = format!("the image it builds on failed: {failure}");
-                images::finish(&mut tx, &image.id, &Err(failure)).await?;
-                tx.ring(Hint::Image(image.id));
-                return tx.commit().await;
+                return fail(tx, image, failure, plane.now()).await;
             }
             Some(_) | None => {
                 let failure = "the image it builds on is gone: build it again".to_owned();
-                images::finish(&mut tx, &image.id, &Err(failure)).await?;
-                tx.ring(Hint::Image(image.id));
-                return tx.commit().await;
+                return fail(tx, image, failure, plane.now()).await;
             }
         }
+    }
+    if let Some(function) = &image.build.function {
+        return match plane.begin_function_build(&mut tx, &image, function).await? {
+            Ok(begun) => {
+                tx.commit().await?;
+                plane.go_on(begun).await
+            }
+            Err(failure) => fail(tx, image, failure, plane.now()).await,
+        };
     }
     for id in &image.build.secrets {
         if let Some(secret) = secrets::get(&mut tx, &scope, id).await? {
@@ -71,4 +78,11 @@ async fn hand_over(plane: &Plane, image: Image) -> Result<(), store::Error> {
             Ok(())
         }
     }
+}
+
+async fn fail(mut tx: Tx, image: Image, failure: String, now: Time) -> Result<(), store::Error> {
+    images::finish(&mut tx, &image.id, &Err(failure), now).await?;
+    tx.ring(Hint::Image(image.id));
+    tx.ring(Hint::Builds);
+    tx.commit().await
 }
