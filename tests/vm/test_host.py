@@ -90,6 +90,14 @@ def test_doctor_says_what_the_kernel_has(host):
     assert said.startswith(kind + ":"), said
     for controller in ("memory", "cpu", "pids"):
         assert f"{controller} in v{1 if controller in version_1 else 2}" in said, said
+    fallbacks = {name.split()[0] for name in found["fallbacks"]["found"].split(", ")}
+    late = {"joins-groups-late"} if version_1 & {"memory", "cpu", "pids"} else set()
+    one_by_one = set() if mounted("cgroup2") else {"kills-one-by-one"}
+    # Since Linux 6.3.
+    kernel = tuple(int(part) for part in os.uname().release.split(".")[:2])
+    memory = set() if kernel >= (6, 3) else {"memory-without-mapped-ids"}
+    disk = {"disk-in-a-file"} if found["disk_limit"]["found"].startswith("btrfs") else set()
+    assert fallbacks == (late | one_by_one | memory | disk or {"none"})
 
 
 def test_the_restricted_example(host):
