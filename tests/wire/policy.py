@@ -1,7 +1,8 @@
 """What the server does with each field of the client's definitions, and why.
 
-A path names a field and all that is below it; a longer path decides before a shorter one, and
-`path=VALUE` decides for one value of an enum. test_policy.py sends every field and looks.
+A path names a field. What is refused is refused with all that is below it; else each field below
+is named, or `path.*` stands for all of them. `path=VALUE` decides for one value of an enum.
+test_policy.py sends every field and looks.
 """
 
 from dataclasses import dataclass
@@ -50,7 +51,11 @@ FUNCTION = {
     "function.class_serialized": harmless(CLASSES),
     "function.definition_type": honoured(INTERPRETED),
     "function.function_type": honoured("whether it yields"),
-    "function.resources": honoured("limits of the container"),
+    "function.resources.memory_mb": honoured("what is reserved"),
+    "function.resources.memory_mb_max": honoured("the container's limit"),
+    "function.resources.milli_cpu": honoured("what is reserved"),
+    "function.resources.milli_cpu_max": honoured("the container's limit"),
+    "function.resources.ephemeral_disk_mb": honoured("the container's limit"),
     "function.resources.gpu_config": refused("gpu"),
     "function.resources.rdma": refused("rdma"),
     "function.resources.skip_num_threads_env_vars": harmless("no such variables are set"),
@@ -58,16 +63,22 @@ FUNCTION = {
     "function.webhook_config": refused("webhook_config"),
     "function.shared_volume_mounts": refused("network_file_systems"),
     "function.proxy_id": refused("proxy"),
-    "function.retry_policy": honoured("model::retry"),
+    "function.retry_policy.retries": honoured("model::retry"),
+    "function.retry_policy.backoff_coefficient": honoured("model::retry"),
+    "function.retry_policy.initial_delay_ms": honoured("model::retry"),
+    "function.retry_policy.max_delay_ms": honoured("model::retry"),
     "function.concurrency_limit": honoured("model::autoscale"),
     "function.timeout_secs": honoured("the deadline of an input"),
     "function.startup_timeout_secs": honoured("the deadline of a start"),
-    "function.pty_info": harmless("it describes a terminal that `enabled` would ask for"),
+    "function.pty_info.*": harmless("it describes a terminal that `enabled` would ask for"),
     "function.pty_info.enabled": refused("pty"),
     "function.task_idle_timeout_secs": honoured("model::autoscale"),
     "function.warm_pool_size": honoured("model::autoscale"),
     "function._experimental_buffer_containers": honoured("model::autoscale"),
-    "function.autoscaler_settings": honoured("model::autoscale"),
+    "function.autoscaler_settings.min_containers": honoured("model::autoscale"),
+    "function.autoscaler_settings.max_containers": honoured("model::autoscale"),
+    "function.autoscaler_settings.buffer_containers": honoured("model::autoscale"),
+    "function.autoscaler_settings.scaledown_window": honoured("model::autoscale"),
     "function.autoscaler_settings.scaleup_window": refused("scaleup_window"),
     "function.autoscaler_settings.scaledown_rate_limit": refused("scaledown_rate_limit"),
     "function.autoscaler_settings.target_concurrency": refused("target_concurrency"),
@@ -80,8 +91,8 @@ FUNCTION = {
     "function.routing_region": refused("routing_region"),
     "function.worker_id": refused("worker_id"),
     "function.web_url": harmless(ANSWERED),
-    "function.web_url_info": harmless(ANSWERED),
-    "function.custom_domain_info": harmless(ANSWERED),
+    "function.web_url_info.*": harmless(ANSWERED),
+    "function.custom_domain_info.*": harmless(ANSWERED),
     "function.runtime": refused("runtime"),
     "function.runtime_debug": refused("runtime_debug"),
     "function.runtime_perf_record": refused("runtime_perf_record"),
@@ -103,10 +114,10 @@ FUNCTION = {
     "function.is_method": refused("class"),
     "function.method_definitions": refused("class"),
     "function.method_definitions_set": harmless("that the client knows of such definitions"),
-    "function.class_parameter_info": harmless(CLASSES),
-    "function.object_dependencies": harmless("each is named again where it is used"),
+    "function.class_parameter_info.*": harmless(CLASSES),
+    "function.object_dependencies.object_id": harmless("each is named again where it is used"),
     "function.block_network": honoured("the container's network"),
-    "function.network_access": honoured("the container's network"),
+    "function.network_access.network_access_type": honoured("the container's network"),
     "function.network_access.network_access_type=ALLOWLIST": refused("network_access"),
     "function.network_access.allowed_cidrs": refused("network_access"),
     "function.network_access.allowed_domains": refused("network_access"),
@@ -122,7 +133,7 @@ FUNCTION = {
     "function.enable_gpu_snapshot": refused("enable_gpu_snapshot"),
     "function.untrusted": honoured("A6 of ARCHITECTURE.md"),
     "function.schedule": refused("schedule"),
-    "function.function_schema": honoured("it is told to callers"),
+    "function.function_schema.*": honoured("it is told to callers"),
     "function.experimental_options": refused("experimental_options"),
     "function.mount_client_dependencies": honoured("each container gets the client's own parts"),
     "function.flash_service_urls": refused("flash_service_urls"),
@@ -143,14 +154,16 @@ IMAGE = {
     "namespace": harmless("there is one namespace"),
     "builder_version": honoured("a part of the image's key"),
     "allow_global_deployment": harmless("no image is everybody's, with it or without it"),
-    "image.base_images": honoured("its base"),
+    "image.base_images.image_id": honoured("its base"),
+    "image.base_images.docker_tag": honoured("the name that FROM has for it"),
     "image.dockerfile_commands": honoured("its recipe"),
-    "image.context_files": honoured("files for COPY"),
+    "image.context_files.filename": honoured("files for COPY"),
+    "image.context_files.data": honoured("files for COPY"),
     "image.context_mount_id": honoured("files for COPY"),
     "image.version": harmless("no release of the client sets it"),
     "image.secret_ids": honoured("the environment of its steps"),
     "image.gpu_config": refused("gpu"),
-    "image.image_registry_config": harmless("how to pass credentials, and there are none"),
+    "image.image_registry_config.registry_auth_type": harmless("how to pass credentials, and there are none"),
     "image.image_registry_config.secret_id": refused("image_registry_config"),
     "image.build_function": refused("build_function", "beside a recipe; alone it is honoured"),
     "image.build_function_def": refused("build_function"),
@@ -165,7 +178,15 @@ IMAGE = {
 
 
 def verdict(table: dict[str, Verdict], path: str, value: str) -> Verdict | None:
-    """The verdict on a field with a value: the longest key that leads to it."""
+    """The verdict on a field with a value; None if nobody has decided."""
+    for exact in (f"{path}={value}", path):
+        if exact in table:
+            return table[exact]
     names = path.split(".")
-    keys = [".".join(names[:length]) for length in range(len(names), 0, -1)]
-    return next((table[key] for key in [f"{path}={value}", *keys] if key in table), None)
+    for length in range(len(names) - 1, 0, -1):
+        above = ".".join(names[:length])
+        if f"{above}.*" in table:
+            return table[f"{above}.*"]
+        if above in table and table[above].kind == "refused":
+            return table[above]
+    return None

@@ -2,6 +2,7 @@
 and the server is asked."""
 
 import asyncio
+import re
 
 import pytest
 from grpclib.exceptions import GRPCError
@@ -16,6 +17,13 @@ pytestmark = pytest.mark.timeout(300)
 # A number that no message of the client has.
 MADE_UP = 18_999
 SECONDS_MAX = 30
+# Names of rpcs that make or change something.
+MAKES = re.compile("Create|Publish|Update|BindParams|Set[A-Z]|Deploy$")
+# Those of them that carry data and define nothing.
+DATA = {
+    "BlobCreate": "a length and two hashes of bytes that follow",
+    "DictUpdate": "entries",
+}
 # As deep as definitions are nested before they repeat themselves.
 DEPTH_MAX = 5
 
@@ -118,6 +126,15 @@ def findings(server, rpc: str, table, make, given) -> list[str]:
     return found + [f"{key}: no field has it" for key, one in table.items() if id(one) not in used]
 
 
+@pytest.mark.parametrize("path", ["function.made_up", "function.resources.made_up", "made_up"])
+def test_nobody_has_decided_on_a_field_that_is_new(path):
+    assert verdict(FUNCTION, path, "") is None
+
+
+def test_what_is_refused_is_refused_with_all_below():
+    assert verdict(FUNCTION, "function.webhook_config.made_up", "").name == "webhook_config"
+
+
 @pytest.fixture(scope="module")
 def parts(warm):
     """Ids of things that a definition can name."""
@@ -203,11 +220,19 @@ def tag(number: int, wire_type: int) -> bytes:
     return bytes([*head, rest])
 
 
-@pytest.mark.parametrize("root", POLICY_ROOTS)
-def test_a_field_that_a_newer_client_may_have_is_refused(warm, root):
-    rpc = root.removeprefix("modal.client.").removesuffix("Request")
+def defining() -> list[str]:
+    """The rpcs that make or change something, by their names, and those that are known to."""
+    service = api_pb2.DESCRIPTOR.services_by_name["ModalClient"]
+    by_name = {method.name for method in service.methods if MAKES.search(method.name)}
+    roots = {root.removeprefix("modal.client.").removesuffix("Request") for root in POLICY_ROOTS}
+    return sorted(by_name - DATA.keys() | roots)
+
+
+@pytest.mark.parametrize("rpc", defining())
+def test_a_field_that_a_newer_client_may_have_is_refused(warm, rpc):
     status, text = raw_client.send(warm, rpc, tag(MADE_UP, 0) + b"\x01")
     if status == raw_client.UNIMPLEMENTED:
+        assert "is not served" in text, text
         return
     assert status == raw_client.INVALID and f"#{MADE_UP}" in text, (status, text)
 
