@@ -108,6 +108,8 @@ async fn furnish(plane: &Plane) -> Result<(Scope, ImageId)> {
         secrets: vec![],
         secret_env: vec![],
         function: None,
+        registry_secret: None,
+        registry_auth: None,
         force: false,
     };
     let image = images::Image {

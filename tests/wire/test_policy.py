@@ -150,8 +150,12 @@ def parts(warm):
         object_creation_type=api_pb2.OBJECT_CREATION_TYPE_ANONYMOUS_OWNED_BY_APP,
         app_id=app.app_id,
     ))
+    login = raw_client.ask(warm, "SecretGetOrCreate", api_pb2.SecretGetOrCreateRequest(
+        object_creation_type=api_pb2.OBJECT_CREATION_TYPE_ANONYMOUS_OWNED_BY_APP,
+        env_dict={"REGISTRY_USERNAME": "a", "REGISTRY_PASSWORD": "b"}, app_id=app.app_id,
+    ))
     found = {"app": app.app_id, "secret": secret.secret_id, "mount": mount.mount_id}
-    yield found | {"image": built()}
+    yield found | {"login": login.secret_id, "image": built()}
     raw_client.ask(warm, "AppStop", api_pb2.AppStopRequest(
         app_id=app.app_id, source=api_pb2.APP_STOP_SOURCE_CLI,
     ))
@@ -206,6 +210,7 @@ def test_fields_of_images(warm, parts):
         "image.base_images.docker_tag": "base",
         "image.secret_ids": parts["secret"],
         "image.context_mount_id": parts["mount"],
+        "image.image_registry_config.secret_id": parts["login"],
         "image.dockerfile_commands": "ENV FURTHER=1",
     }
     assert findings(warm, "ImageGetOrCreate", IMAGE, make, given) == []

@@ -44,20 +44,28 @@ impl Tree {
         Ok(Self { root: root.to_owned(), fd })
     }
 
+    /// Opens a regular file. `None` when there is none.
+    ///
+    /// # Errors
+    /// When it cannot be opened or is no regular file.
+    pub(crate) fn file(&self, path: &str) -> Result<Option<File>, TreeError> {
+        let file = match self.resolve(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()) {
+            Err(e) if is_missing(&e) => return Ok(None),
+            opened => File::from(opened.map_err(|e| self.fail("opening", path, e))?),
+        };
+        let is_file = file.metadata().map_err(|e| self.fail("reading", path, e))?.is_file();
+        if !is_file {
+            return Err(self.fail("reading", path, io::Error::other("it is no regular file")));
+        }
+        Ok(Some(file))
+    }
+
     /// Reads a small file whole. `None` when there is none.
     ///
     /// # Errors
     /// When the file cannot be read or is larger than a text may be.
     pub(crate) fn read(&self, path: &str) -> Result<Option<Vec<u8>>, TreeError> {
-        let file = match self.resolve(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()) {
-            Err(e) if is_missing(&e) => return Ok(None),
-            opened => opened.map_err(|e| self.fail("opening", path, e))?,
-        };
-        let file = File::from(file);
-        let is_file = file.metadata().map_err(|e| self.fail("reading", path, e))?.is_file();
-        if !is_file {
-            return Err(self.fail("reading", path, io::Error::other("it is no regular file")));
-        }
+        let Some(file) = self.file(path)? else { return Ok(None) };
         let mut bytes = Vec::new();
         let read = file.take(TEXT_BYTES_MAX + 1).read_to_end(&mut bytes);
         read.map_err(|e| self.fail("reading", path, e))?;

@@ -158,6 +158,22 @@ pub struct TaskSpec {
     pub keeps_files: bool,
 }
 
+/// A user's name and password at a registry.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RegistryAuth {
+    /// The user's name.
+    pub username: String,
+    /// The password, or a token in its place.
+    pub password: String,
+}
+
+impl std::fmt::Debug for RegistryAuth {
+    /// Says that there is one, and nothing of it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RegistryAuth(***)")
+    }
+}
+
 /// One step of an image: what to do on top of which image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BuildSpec {
@@ -178,6 +194,12 @@ pub struct BuildSpec {
     /// Those variables; filled in for the worker, never stored.
     #[serde(skip)]
     pub secret_env: Vec<(String, String)>,
+    /// The secret with what opens the private registry of `FROM`.
+    #[serde(default)]
+    pub registry_secret: Option<SecretId>,
+    /// What opens it; filled in for the worker, never stored.
+    #[serde(skip)]
+    pub registry_auth: Option<RegistryAuth>,
     /// Build again, although it was built before.
     pub force: bool,
     /// Build by a function's run instead of by lines.

@@ -4,11 +4,19 @@ use std::sync::Arc;
 
 use model::Time;
 use model::link::Order;
+use model::spec::RegistryAuth;
 use store::images::{self, Image, Phase};
+use store::secrets::Secret;
 use store::{Hint, Scope, Tx, secrets};
 
 use crate::Plane;
 use crate::limits::SCAN_EVERY;
+
+/// Where a secret has the user's name at a registry (modal 1.6.4).
+pub(crate) const REGISTRY_USERNAME: &str = "REGISTRY_USERNAME";
+
+/// Where a secret has the password at a registry (modal 1.6.4).
+pub(crate) const REGISTRY_PASSWORD: &str = "REGISTRY_PASSWORD";
 
 /// Runs until the server ends.
 pub async fn run(plane: Arc<Plane>) {
@@ -32,6 +40,12 @@ pub async fn tick(plane: &Arc<Plane>) -> Result<(), store::Error> {
         hand_over(plane, image).await?;
     }
     Ok(())
+}
+
+fn registry_auth(mut secret: Secret) -> Option<RegistryAuth> {
+    let username = secret.env.remove(REGISTRY_USERNAME)?;
+    let password = secret.env.remove(REGISTRY_PASSWORD)?;
+    Some(RegistryAuth { username, password })
 }
 
 async fn hand_over(plane: &Arc<Plane>, image: Image) -> Result<(), store::Error> {
@@ -65,6 +79,14 @@ async fn hand_over(plane: &Arc<Plane>, image: Image) -> Result<(), store::Error>
         if let Some(secret) = secrets::get(&mut tx, &scope, id).await? {
             build.secret_env.extend(secret.env);
         }
+    }
+    if let Some(id) = &image.build.registry_secret {
+        let secret = secrets::get(&mut tx, &scope, id).await?;
+        let Some(auth) = secret.and_then(registry_auth) else {
+            let failure = "the secret that opens its registry is gone: build it again".to_owned();
+            return fail(tx, image, failure, plane.now()).await;
+        };
+        build.registry_auth = Some(auth);
     }
     let views = plane.fleet.views(&std::collections::HashMap::new());
     let Some(worker) = views.iter().map(|view| &view.worker).min() else { return Ok(()) };

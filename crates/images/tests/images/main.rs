@@ -54,6 +54,7 @@ impl Case {
             context: &self.context,
             args: &self.args,
             secrets: &self.secrets,
+            credentials: None,
             is_forced: self.is_forced,
             step_timeout: None,
         };

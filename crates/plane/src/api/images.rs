@@ -18,6 +18,7 @@ use super::logs::{place, text};
 use super::outcome::carried;
 use super::poll::Poll;
 use super::refusal::Refusal;
+use crate::builder::{REGISTRY_PASSWORD, REGISTRY_USERNAME};
 use crate::limits::{BUILD_CHAIN_MAX, LOG_ENTRIES_MAX, POLL_MAX};
 
 /// What an image definition may say that cannot be had here.
@@ -30,8 +31,9 @@ fn refuse_unserved(image: &pb::Image) -> Result<(), Refusal> {
     {
         return refuse("image.gpu_config", "there is no GPU here to build with");
     }
+    let older = "it is not read any more: use build_function";
     if !image.build_function_def.is_empty() {
-        return refuse("image.build_function_def", "it is not read any more: use build_function");
+        return refuse("image.build_function_def", older);
     }
     if image.build_function.is_some() && !image.dockerfile_commands.is_empty() {
         return refuse("image.build_function", "lines cannot stand beside it: use two images");
@@ -40,15 +42,10 @@ fn refuse_unserved(image: &pb::Image) -> Result<(), Refusal> {
         return refuse("image.volume_mounts", "volumes are not served yet");
     }
     if !image.build_function_globals.is_empty() {
-        return refuse("image.build_function_globals", "Image.run_function is not served yet");
+        return refuse("image.build_function_globals", older);
     }
     if !image.runtime.is_empty() || image.runtime_debug {
         return refuse("image.runtime", "the runtime cannot be chosen here");
-    }
-    let registry = image.image_registry_config.as_ref();
-    if registry.is_some_and(|config| !config.secret_id.is_empty()) {
-        let why = "registry credentials are not served yet";
-        return refuse("image.image_registry_config", why);
     }
     if image.arch() == pb::Arch::Aarch64 {
         return refuse("image.arch", "this machine is x86_64 and cannot build for aarch64");
@@ -57,6 +54,36 @@ fn refuse_unserved(image: &pb::Image) -> Result<(), Refusal> {
         return refuse("image.base_images", "more than one base image is not served");
     }
     Ok(())
+}
+
+/// The secret that opens the registry, if one is needed.
+async fn registry_secret(
+    cx: &Cx<Member>,
+    tx: &mut Tx,
+    config: Option<&pb::ImageRegistryConfig>,
+) -> Result<Option<SecretId>, Refusal> {
+    use pb::RegistryAuthType as Kind;
+    let Some(config) = config else { return Ok(None) };
+    let refuse = |why: &str| Err(Refusal::invalid("image.image_registry_config", why));
+    match config.registry_auth_type() {
+        Kind::Unspecified | Kind::Public if config.secret_id.is_empty() => return Ok(None),
+        Kind::Public => return refuse("a public registry takes no secret: leave it out"),
+        Kind::StaticCreds if config.secret_id.is_empty() => {
+            return refuse("its secret is missing: name one");
+        }
+        Kind::Unspecified | Kind::StaticCreds => {}
+        Kind::Aws => return refuse("logging in through AWS is not served: use from_registry"),
+        Kind::Gcp => return refuse("logging in through GCP is not served: use from_registry"),
+    }
+    let id = SecretId::parse(&config.secret_id)?;
+    let secret = secrets::get(tx, cx.scope(), &id).await?;
+    let secret = secret.ok_or_else(|| Refusal::not_found("secret", &id))?;
+    for name in [REGISTRY_USERNAME, REGISTRY_PASSWORD] {
+        if !secret.env.contains_key(name) {
+            return refuse(&format!("the secret lacks `{name}`: a registry is asked with both"));
+        }
+    }
+    Ok(Some(secret.id))
 }
 
 /// The function whose run makes the image, and its arguments.
@@ -113,6 +140,7 @@ async fn build_spec(
         let known = secrets::get(tx, cx.scope(), &id).await?;
         secret_ids.push(known.ok_or_else(|| Refusal::not_found("secret", &id))?.id);
     }
+    let registry_secret = registry_secret(cx, tx, image.image_registry_config.as_ref()).await?;
     let build = image.build_function.as_ref();
     let function = function_build(cx, tx, &req.build_function_id, build).await?;
     if function.is_some() && base.is_none() {
@@ -128,6 +156,8 @@ async fn build_spec(
         context_inline: inline.collect(),
         secrets: secret_ids,
         secret_env: Vec::new(),
+        registry_secret,
+        registry_auth: None,
         force: req.force_build || req.ignore_cache,
         function,
     };
@@ -143,7 +173,9 @@ fn key(
     function: Option<&pb::BuildFunction>,
 ) -> Result<String, Refusal> {
     let BuildSpec { commands, build_args, context, context_inline, secrets, .. } = spec;
-    let decides = (builder_version, base, commands, build_args, context, context_inline, secrets);
+    let registry = &spec.registry_secret;
+    let files = (context, context_inline);
+    let decides = (builder_version, base, commands, build_args, files, secrets, registry);
     let text = serde_json::to_vec(&decides).map_err(Refusal::internal)?;
     let mut hasher = Sha256::new_with_prefix(text);
     if let Some(function) = function {

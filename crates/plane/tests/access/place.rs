@@ -298,6 +298,8 @@ async fn insert_image(tx: &mut Tx, plane: &Plane, scope: &Scope) -> ImageId {
         secrets: vec![],
         secret_env: vec![],
         function: None,
+        registry_secret: None,
+        registry_auth: None,
         force: false,
     };
     let image = images::Image {

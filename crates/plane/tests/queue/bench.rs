@@ -271,6 +271,8 @@ async fn insert_image(tx: &mut Tx, workspace: &WorkspaceId, id: &ImageId) {
         secrets: vec![],
         secret_env: vec![],
         function: None,
+        registry_secret: None,
+        registry_auth: None,
         force: false,
     };
     let image = images::Image {
