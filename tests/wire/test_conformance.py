@@ -144,6 +144,6 @@ def test_a_value_that_the_client_gains_is_found(ours: Declarations, theirs: Decl
 
 @pytest.mark.parametrize("missing", ["FunctionCreate", "TaskExecStart"])
 def test_a_missing_row_is_found(theirs: Declarations, missing: str) -> None:
-    names = [name for name in declared("names").decode().split() if not name.endswith(f"/{missing}")]
-    [finding] = compare_names(names, theirs)
+    names = declared("names").decode().split()
+    [finding] = compare_names([one for one in names if not one.endswith(f"/{missing}")], theirs)
     assert finding.endswith(f"/{missing} is missing in the list")

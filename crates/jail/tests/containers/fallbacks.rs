@@ -26,24 +26,24 @@ fn alone<T: Send>(act: impl FnOnce() -> T + Send) -> T {
     scoped.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// A plan whose upper folder lies on a ramfs, which maps ids on no kernel.
-fn on_ramfs(ground: &Ground, script: &str) -> Plan {
+/// A plan whose upper folder lies on a new file system. A ramfs maps ids on no kernel.
+fn on(kind: &str, ground: &Ground, script: &str) -> Plan {
     let scratch = ground.path("scratch");
-    mount("palisade", &scratch, "ramfs", MountFlags::empty(), None::<&std::ffi::CStr>).unwrap();
+    mount("palisade", &scratch, kind, MountFlags::empty(), None::<&std::ffi::CStr>).unwrap();
     for name in ["upper", "work"] {
         fs::create_dir(scratch.join(name)).unwrap();
     }
     ground.plan(script)
 }
 
-#[test]
-fn a_file_system_that_cannot_map_ids_takes_what_is_not_kept() {
-    let ground = Ground::new();
+/// Runs a container that changes its root and looks at it; says who owns, on disk, what its root
+/// and its user 1000 have written.
+fn owners_on(kind: &str, ground: &Ground) -> [u32; 2] {
     let script = "echo root > /tmp/root; echo user > /tmp/user; chown 1000:1001 /tmp/user; \
                   rm /etc/old; mkdir -p /new/folder; cp /bin/true /bin/other; \
                   stat -c %u:%g / /tmp/* /bin/other /new; cat /tmp/*; ls /etc | wc -l";
     let (said, owners) = alone(|| {
-        let mut plan = on_ramfs(&ground, script);
+        let mut plan = on(kind, ground, script);
         plan.layers.push(ground.layer("second", "etc/old", "old"));
         plan.volatile = true;
         let said = run(&plan);
@@ -52,15 +52,28 @@ fn a_file_system_that_cannot_map_ids_takes_what_is_not_kept() {
     });
     let want = "0:0\n0:0\n1000:1001\n0:0\n0:0\nroot\nuser\n0\n";
     assert_eq!((said.out.as_str(), said.ended.exit), (want, Exit::Code(0)), "{}", said.err);
+    owners
+}
+
+#[test]
+fn a_file_system_that_cannot_map_ids_takes_what_is_not_kept() {
+    let ground = Ground::new();
     let first = ground.ids.first;
-    assert_eq!(owners, [first, first + 1000]);
+    assert_eq!(owners_on("ramfs", &ground), [first, first + 1000]);
+}
+
+#[test]
+fn memory_takes_what_is_not_kept_on_every_kernel() {
+    let ground = Ground::new();
+    let first = if jail::host::try_memory_ids().unwrap() { 0 } else { ground.ids.first };
+    assert_eq!(owners_on("tmpfs", &ground), [first, first + 1000]);
 }
 
 #[test]
 fn a_file_system_that_cannot_map_ids_takes_nothing_that_is_kept() {
     let ground = Ground::new();
     let error = alone(|| {
-        let plan = on_ramfs(&ground, "true");
+        let plan = on("ramfs", &ground, "true");
         jail::prepare_with(exe(), &plan, jail::Stdio::null().unwrap()).unwrap_err().to_string()
     });
     // Of the two processes at work, the one that knows why is heard.
