@@ -1,4 +1,4 @@
-"""`kill -9` of the server at any moment of builds and pulls: nothing is half made, nothing is left."""
+"""`kill -9` of the server at any moment of a build: nothing is half made, nothing is left."""
 
 import json
 import os
