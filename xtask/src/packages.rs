@@ -38,6 +38,8 @@ const TESTS: &[Package] = &[
     package("busybox-static", "busybox", "a container's root of one file"),
     package("procps", "ps", "lists processes"),
     package("e2fsprogs", "mkfs.ext4", "a file system with quotas of projects"),
+    package("docker-registry", "docker-registry", "a registry to pull images from"),
+    package("skopeo", "skopeo", "writes the image archives that are imported"),
 ];
 
 /// What only the benchmarks need.
