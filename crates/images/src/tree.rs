@@ -75,6 +75,21 @@ impl Tree {
         Ok(Some(bytes))
     }
 
+    /// As [`Tree::read`], in a layer: a file that the layer removes is there, and empty. So it
+    /// hides the files of the layers below.
+    ///
+    /// # Errors
+    /// As for [`Tree::read`].
+    pub(crate) fn read_in_layer(&self, path: &str) -> Result<Option<Vec<u8>>, TreeError> {
+        match self.read(path) {
+            // A whiteout is a device that no driver has: opening it says so (overlayfs).
+            Err(error) if error.source.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => {
+                Ok(Some(Vec::new()))
+            }
+            read => read,
+        }
+    }
+
     /// Whether a regular file is there; `None` when nothing is. In a layer, something that is no
     /// file hides the files of the layers below.
     pub(crate) fn has_file(&self, path: &str) -> Result<Option<bool>, TreeError> {
@@ -228,6 +243,19 @@ mod tests {
         assert_eq!(tree.read("/etc/link").unwrap().unwrap(), b"inside");
         assert_eq!(tree.read("up/etc/hostname").unwrap().unwrap(), b"inside");
         assert_eq!(std::fs::read(dir.path().join("etc/hostname")).unwrap(), b"inside");
+    }
+
+    #[test]
+    fn a_file_that_a_layer_removes_hides_those_below() {
+        let dir = tempfile::tempdir().unwrap();
+        let (node, mode) = (rustix::fs::FileType::CharacterDevice, rustix::fs::Mode::empty());
+        let path = dir.path().join("gone");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, node, mode, 0).unwrap();
+        std::fs::write(dir.path().join("file"), "here").unwrap();
+        let tree = Tree::open(dir.path()).unwrap();
+        assert_eq!(tree.read_in_layer("/gone").unwrap().unwrap(), b"");
+        assert_eq!(tree.read_in_layer("/file").unwrap().unwrap(), b"here");
+        assert_eq!(tree.read_in_layer("/nowhere").unwrap(), None);
     }
 
     #[test]
