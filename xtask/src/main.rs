@@ -2,9 +2,11 @@
 #![expect(clippy::print_stdout, reason = "a command line tool talks to the person at the prompt")]
 
 mod bench;
+mod bench_pull;
 mod check;
 mod demo;
 mod fresh;
+mod fuzz;
 mod kernel;
 mod limits;
 mod packages;
@@ -26,9 +28,12 @@ usage: cargo xtask <verb>
   check    formatting, clippy and the rules of the house
   test     check, then all tests: Rust, the official client, attacks from inside containers
            (root; installs what is missing). Arguments after `test` go to pytest.
-  bench    times calls, and beside them what their parts cost (root; a release build)
+  bench    times calls, and beside them what their parts cost (root; a release build);
+           `bench pull` times pulling an image, beside skopeo with umoci and podman
   fresh    the two commands above (or the verbs named) on a machine with nothing: a Debian 12 root
            made for it, namespaces of its own, a clean clone of what is committed
+  fuzz     feeds what reads strangers' bytes with bytes that nobody thought of, and says how often
+           (root; a nightly compiler). Arguments: --minutes N for each target, names of targets
   tidy     the rules of the house alone
   help     this text";
 
@@ -43,8 +48,12 @@ fn main() -> ExitCode {
         "demo" => Workspace::find().and_then(|workspace| demo::run(&workspace)),
         "check" => Workspace::find().and_then(|workspace| check::run(&workspace)),
         "test" => Workspace::find().and_then(|w| suite::run(&w, &arguments[1..])),
+        "bench" if arguments.get(1).is_some_and(|what| what == "pull") => {
+            Workspace::find().and_then(|workspace| bench_pull::run(&workspace))
+        }
         "bench" => Workspace::find().and_then(|workspace| bench::run(&workspace)),
         "fresh" => Workspace::find().and_then(|w| fresh::run(&w, &arguments[1..])),
+        "fuzz" => Workspace::find().and_then(|w| fuzz::run(&w, &arguments[1..])),
         fresh::INSIDE if arguments.len() == 3 => {
             fresh::run_inside(std::path::Path::new(&arguments[1]), &arguments[2])
         }

@@ -45,6 +45,14 @@ const TESTS: &[Package] = &[
 /// What only the benchmarks need.
 const BENCH: &[Package] = &[package("crun", "crun", "the container runtime that is timed beside")];
 
+/// What only the benchmark of pulls needs.
+const PULL: &[Package] = &[
+    package("docker-registry", "docker-registry", "the registry that is pulled from"),
+    package("skopeo", "skopeo", "timed beside"),
+    package("umoci", "umoci", "timed beside"),
+    package("podman", "podman", "timed beside"),
+];
+
 /// What packages are wanted for. The server's are always among them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Use {
@@ -54,6 +62,8 @@ pub(crate) enum Use {
     Tests,
     /// The benchmarks.
     Bench,
+    /// The benchmark of pulls.
+    Pull,
 }
 
 /// Installs what is missing, on Debian; elsewhere says what is.
@@ -62,6 +72,7 @@ pub(crate) fn install(workspace: &Workspace, use_for: Use) -> Result<()> {
         Use::Server => &[],
         Use::Tests => TESTS,
         Use::Bench => BENCH,
+        Use::Pull => PULL,
     };
     let wanted: Vec<&Package> = SERVER.iter().chain(more).collect();
     if !Path::new("/usr/bin/dpkg-query").exists() || !Path::new("/usr/bin/apt-get").exists() {
