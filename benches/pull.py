@@ -1,7 +1,7 @@
 """Pulls an image of 1 GiB in 20 layers from a registry on loopback, by three programs in turn.
 
-python3 benches/pull.py FOLDER PULL_PROGRAM: everything lies below FOLDER, on one file system, and is
-removed at the end. Each time includes writing all to the disk (sync). Prints the figures as JSON.
+python3 benches/pull.py FOLDER PULL_PROGRAM: all of it lies below FOLDER, on one file system, and
+is removed at the end. Each time includes writing all to the disk (sync). Prints the figures as JSON.
 """
 
 import gzip
