@@ -183,6 +183,7 @@ impl Client {
             env,
             cwd: "/".to_owned(),
             user: String::new(),
+            mounts: Vec::new(),
             network: true,
             timeout: Some(CLIENT_BUILD_MAX),
         }

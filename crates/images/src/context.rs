@@ -13,12 +13,24 @@ use crate::step::{Entry, EntryKind, Source};
 pub struct ContextFile {
     /// Where it is in the context; the context's root is `/`.
     pub path: String,
-    /// Its content.
-    pub source: Source,
-    /// The sha256 of its content, which the caller has verified.
-    pub digest: Digest,
+    /// What it is.
+    pub content: ContextContent,
     /// Its permission bits; 0 stands for 0644.
     pub mode: u32,
+}
+
+/// What a file of the build context is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ContextContent {
+    /// Bytes.
+    Bytes {
+        /// Where they are.
+        source: Source,
+        /// Their sha256, which the caller has verified.
+        digest: Digest,
+    },
+    /// A symbolic link to this target. It is copied as it is, and followed nowhere.
+    Link(String),
 }
 
 impl ContextFile {
@@ -26,7 +38,8 @@ impl ContextFile {
     #[must_use]
     pub fn of_bytes(path: &str, bytes: &[u8]) -> Self {
         let (source, digest) = (Source::Bytes(bytes.into()), Digest::of(bytes));
-        Self { path: path.to_owned(), source, digest, mode: 0o644 }
+        let content = ContextContent::Bytes { source, digest };
+        Self { path: path.to_owned(), content, mode: 0o644 }
     }
 }
 
@@ -174,7 +187,7 @@ impl Context {
                     target.add_parent(&normalize(&base, &below[..index]));
                 }
             }
-            target.push(normalize(&base, below), file.into(), file.mode, None, Some(file.digest));
+            target.push(normalize(&base, below), file.into(), file.mode, None, file.digest());
         }
     }
 
@@ -189,9 +202,21 @@ impl Context {
     }
 }
 
+impl ContextFile {
+    fn digest(&self) -> Option<Digest> {
+        match &self.content {
+            ContextContent::Bytes { digest, .. } => Some(*digest),
+            ContextContent::Link(_) => None,
+        }
+    }
+}
+
 impl From<&ContextFile> for EntryKind {
     fn from(file: &ContextFile) -> Self {
-        Self::File(file.source.clone())
+        match &file.content {
+            ContextContent::Bytes { source, .. } => Self::File(source.clone()),
+            ContextContent::Link(target) => Self::Link(target.clone()),
+        }
     }
 }
 
@@ -210,18 +235,18 @@ struct Target<'p> {
 impl Target<'_> {
     fn add_text(&mut self, name: &str, content: &str) {
         let kind = EntryKind::File(Source::Bytes(content.as_bytes().into()));
-        self.add_named(name, kind, 0o644, Digest::of(content.as_bytes()));
+        self.add_named(name, kind, 0o644, Some(Digest::of(content.as_bytes())));
     }
 
     fn add_file(&mut self, name: String, file: &ContextFile) {
-        self.add_named(&name, file.into(), file.mode, file.digest);
+        self.add_named(&name, file.into(), file.mode, file.digest());
     }
 
-    fn add_named(&mut self, name: &str, kind: EntryKind, mode: u32, digest: Digest) {
+    fn add_named(&mut self, name: &str, kind: EntryKind, mode: u32, digest: Option<Digest>) {
         let path = normalize(self.copy.workdir, self.copy.destination);
         match self.is_folder {
-            true => self.push(normalize(&path, name), kind, mode, None, Some(digest)),
-            false => self.push(path, kind, mode, Some(name.to_owned()), Some(digest)),
+            true => self.push(normalize(&path, name), kind, mode, None, digest),
+            false => self.push(path, kind, mode, Some(name.to_owned()), digest),
         }
     }
 
@@ -268,7 +293,7 @@ pub(crate) fn normalize(base: &str, path: &str) -> String {
     format!("/{}", parts.join("/"))
 }
 
-fn names_folder(destination: &str) -> bool {
+pub(crate) fn names_folder(destination: &str) -> bool {
     destination.ends_with('/') || matches!(basename(destination), "." | "..")
 }
 
@@ -279,8 +304,9 @@ fn basename(path: &str) -> &str {
 /// Docker unpacks local archives that ADD names. Told from other files by their first bytes.
 fn refuse_archive(file: &ContextFile) -> Result<(), CopyError> {
     let path = &file.path;
+    let ContextContent::Bytes { source, .. } = &file.content else { return Ok(()) };
     let start =
-        file.source.start(512).map_err(|source| CopyError::Read { path: path.clone(), source })?;
+        source.start(512).map_err(|source| CopyError::Read { path: path.clone(), source })?;
     let packed: [&[u8]; 4] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"];
     let is_tar = start.get(257..262) == Some(b"ustar".as_slice());
     if is_tar || packed.iter().any(|magic| start.starts_with(magic)) {
@@ -294,11 +320,15 @@ fn refuse_archive(file: &ContextFile) -> Result<(), CopyError> {
 fn glob(pattern: &str, path: &str) -> bool {
     let (patterns, parts) = (pattern.split('/'), path.split('/'));
     patterns.clone().count() == parts.clone().count()
-        && patterns.zip(parts).all(|(pattern, part)| {
-            let pattern: Vec<char> = pattern.chars().collect();
-            let part: Vec<char> = part.chars().collect();
-            glob_part(&pattern, &part)
-        })
+        && patterns.zip(parts).all(|(pattern, part)| matches(pattern, part))
+}
+
+/// Whether one part of a path matches a pattern of `*`, `?`, `[a-z]`, `[^a]` and `\`.
+#[must_use]
+pub fn matches(pattern: &str, part: &str) -> bool {
+    let pattern: Vec<char> = pattern.chars().collect();
+    let part: Vec<char> = part.chars().collect();
+    glob_part(&pattern, &part)
 }
 
 fn glob_part(pattern: &[char], part: &[char]) -> bool {
@@ -363,13 +393,10 @@ fn in_set(mut set: &[char], c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::{Context, ContextFile, CopyPlan, PlanSource, glob, normalize};
-    use crate::step::Source;
-    use blobs::Digest;
 
     fn file(path: &str) -> ContextFile {
         let bytes: &[u8] = if path.contains(".tgz") { b"\x1f\x8b" } else { b"content" };
-        let source = Source::Bytes(bytes.into());
-        ContextFile { path: path.to_owned(), source, digest: Digest::of(bytes), mode: 0o640 }
+        ContextFile { mode: 0o640, ..ContextFile::of_bytes(path, bytes) }
     }
 
     /// What `COPY sources destination` in `/work` writes: paths, folders with a slash at the end,

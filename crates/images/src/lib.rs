@@ -18,17 +18,21 @@ mod listing;
 pub mod package_settings;
 pub mod recipe;
 mod scope;
+mod stage;
 mod step;
 mod tree;
+mod uv;
 
 pub use build::{Builder, Error as BuildError, Log, Request, Secrets};
 pub use client::{Client, Error as ClientError};
-pub use context::{Context, ContextFile, CopyError};
+pub use context::{Context, ContextContent, ContextFile, CopyError, matches};
 pub use debian::Error as DebianError;
 pub use image::{Config, DEFAULT_PATH, Image};
 pub use key_lock::KeyLock;
 pub use layer::{Draft, Error as LayerError, Key, LayerStore, Size};
 pub use listing::ListError;
 
-pub use step::{Entry, EntryKind, Exit, RunError, RunStep, Source, StepDirs, StepRunner};
+pub use step::{
+    Entry, EntryKind, Exit, RunError, RunStep, Source, StepDirs, StepMount, StepRunner, TreeCopy,
+};
 pub use tree::TreeError;

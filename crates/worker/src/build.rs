@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use images::{Context, ContextFile, Request, Secrets};
+use images::{Context, ContextContent, ContextFile, EntryKind, Request, Secrets};
 use model::ImageId;
 use model::link::Report;
 use model::spec::{BuildSpec, ImageContent};
@@ -81,9 +81,15 @@ fn context(worker: &Worker, spec: &BuildSpec) -> Result<Context, String> {
     let mut files = Vec::new();
     for file in &spec.context {
         let entry = worker.entry(file).map_err(|e| crate::task::chain(&e))?;
-        let images::EntryKind::File(source) = entry.kind else { continue };
-        let digest = file.sha256.parse().map_err(|e: blobs::DigestError| e.to_string())?;
-        files.push(ContextFile { path: file.path.clone(), source, digest, mode: entry.mode });
+        let content = match entry.kind {
+            EntryKind::File(source) => {
+                let digest = file.sha256.parse().map_err(|e: blobs::DigestError| e.to_string())?;
+                ContextContent::Bytes { source, digest }
+            }
+            EntryKind::Link(target) => ContextContent::Link(target),
+            EntryKind::Folder => continue,
+        };
+        files.push(ContextFile { path: file.path.clone(), content, mode: entry.mode });
     }
     for (path, data) in &spec.context_inline {
         files.push(ContextFile::of_bytes(path, data));

@@ -13,6 +13,7 @@ mod mount_points;
 mod roots;
 mod steps;
 mod task;
+mod tree_copy;
 mod users;
 
 use std::path::PathBuf;

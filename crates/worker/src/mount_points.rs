@@ -23,6 +23,7 @@ impl MountPoints {
             plan.layers.iter().filter_map(|path| Root::open_folder(path).ok()).collect();
         let targets = plan.files.iter().map(|file| &*file.target);
         let targets = targets.chain(plan.binds.iter().map(|bind| &*bind.target));
+        let targets = targets.chain(plan.tmpfs.iter().map(|tmpfs| &*tmpfs.target));
         let targets = targets.chain(ALWAYS.iter().map(Path::new));
         let mut missing = Vec::new();
         for target in targets {

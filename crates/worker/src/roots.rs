@@ -121,9 +121,13 @@ impl Worker {
     pub(crate) fn entry(&self, file: &MountFile) -> Result<Entry, Error> {
         let missing = || Error::File { path: file.path.clone() };
         let digest = file.sha256.parse::<Digest>().map_err(|_| missing())?;
+        let kind = match &file.link {
+            Some(target) => EntryKind::Link(target.clone()),
+            None => EntryKind::File(Source::File(self.files.path(digest))),
+        };
         Ok(Entry {
             path: PathBuf::from(&file.path),
-            kind: EntryKind::File(Source::File(self.files.path(digest))),
+            kind,
             mode: file.mode.unwrap_or(0o644),
             owner: None,
             name_in_folder: None,
@@ -142,6 +146,9 @@ fn files_key(files: &[MountFile], below: &[Digest]) -> Digest {
         hasher.update(file.path.as_bytes());
         hasher.update(file.sha256.as_bytes());
         hasher.update(file.mode.unwrap_or(0o644).to_be_bytes());
+        if file.link.is_some() {
+            hasher.update(b"link");
+        }
     }
     Digest::from_bytes(hasher.finalize().into())
 }

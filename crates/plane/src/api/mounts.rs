@@ -121,7 +121,12 @@ pub(super) async fn get_or_create(
             return Err(Refusal::not_found("file with the SHA-256", file.sha256_hex));
         }
         let mode = file.mode.map(|mode| mode & 0o7777);
-        files.push(MountFile { path: file.filename, sha256: file.sha256_hex, mode });
+        files.push(MountFile {
+            path: file.filename,
+            sha256: file.sha256_hex,
+            mode,
+            link: None,
+        });
     }
     let id = MountId::new(cx.plane.bits());
     mounts::insert(&mut tx, cx.scope(), &id, &files, cx.now()).await?;

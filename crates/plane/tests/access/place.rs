@@ -172,7 +172,8 @@ impl Tenant {
         let file = hex::encode(Sha256::digest(name));
         mounts::put_file(&mut tx, &scope, &file, 4).await.unwrap();
         let mount = MountId::new(plane.bits());
-        let files = vec![MountFile { path: "/root/a.py".into(), sha256: file.clone(), mode: None }];
+        let (path, sha256) = ("/root/a.py".into(), file.clone());
+        let files = vec![MountFile { path, sha256, mode: None, link: None }];
         mounts::insert(&mut tx, &scope, &mount, &files, now).await.unwrap();
         let secret = insert_secret(&mut tx, plane, &scope, name).await;
         let (queue, dict) = insert_objects(&mut tx, plane, &scope, name).await;
