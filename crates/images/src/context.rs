@@ -13,24 +13,12 @@ use crate::step::{Entry, EntryKind, Source};
 pub struct ContextFile {
     /// Where it is in the context; the context's root is `/`.
     pub path: String,
-    /// What it is.
-    pub content: ContextContent,
+    /// Its content.
+    pub source: Source,
+    /// The sha256 of its content, which the caller has verified.
+    pub digest: Digest,
     /// Its permission bits; 0 stands for 0644.
     pub mode: u32,
-}
-
-/// What a file of the build context is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ContextContent {
-    /// Bytes.
-    Bytes {
-        /// Where they are.
-        source: Source,
-        /// Their sha256, which the caller has verified.
-        digest: Digest,
-    },
-    /// A symbolic link to this target. It is copied as it is, and followed nowhere.
-    Link(String),
 }
 
 impl ContextFile {
@@ -38,8 +26,7 @@ impl ContextFile {
     #[must_use]
     pub fn of_bytes(path: &str, bytes: &[u8]) -> Self {
         let (source, digest) = (Source::Bytes(bytes.into()), Digest::of(bytes));
-        let content = ContextContent::Bytes { source, digest };
-        Self { path: path.to_owned(), content, mode: 0o644 }
+        Self { path: path.to_owned(), source, digest, mode: 0o644 }
     }
 }
 
@@ -48,6 +35,18 @@ impl ContextFile {
 pub struct Context {
     files: BTreeMap<String, ContextFile>,
     folders: BTreeSet<String>,
+    tree: Option<ContextTree>,
+}
+
+/// A folder of the host that is a build context as it is, links and owners included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContextTree {
+    /// What it is called in errors.
+    pub name: String,
+    /// Where it lies; it is the context's root. Never written.
+    pub folder: PathBuf,
+    /// A digest of all that is in it, which the caller vouches for.
+    pub digest: Digest,
 }
 
 /// A COPY that cannot be done.
@@ -114,6 +113,21 @@ impl Context {
             context.files.insert(path, file);
         }
         context
+    }
+
+    /// The same context with this tree: COPY takes from it what no file of the context has.
+    #[must_use]
+    pub fn with_tree(self, tree: ContextTree) -> Self {
+        Self { tree: Some(tree), ..self }
+    }
+
+    /// The tree, where a COPY of these paths is one of it: where no file is meant.
+    pub(crate) fn tree(&self, paths: &[String]) -> Option<&ContextTree> {
+        let is_file = |path: &String| {
+            let path = normalize("/", path);
+            self.files.contains_key(&path) || (path != "/" && self.folders.contains(&path))
+        };
+        self.tree.as_ref().filter(|_| !paths.iter().any(is_file))
     }
 
     /// What a copy writes, in order, with the digest of each file's content.
@@ -187,7 +201,7 @@ impl Context {
                     target.add_parent(&normalize(&base, &below[..index]));
                 }
             }
-            target.push(normalize(&base, below), file.into(), file.mode, None, file.digest());
+            target.push(normalize(&base, below), file.into(), file.mode, None, Some(file.digest));
         }
     }
 
@@ -202,21 +216,9 @@ impl Context {
     }
 }
 
-impl ContextFile {
-    fn digest(&self) -> Option<Digest> {
-        match &self.content {
-            ContextContent::Bytes { digest, .. } => Some(*digest),
-            ContextContent::Link(_) => None,
-        }
-    }
-}
-
 impl From<&ContextFile> for EntryKind {
     fn from(file: &ContextFile) -> Self {
-        match &file.content {
-            ContextContent::Bytes { source, .. } => Self::File(source.clone()),
-            ContextContent::Link(target) => Self::Link(target.clone()),
-        }
+        Self::File(file.source.clone())
     }
 }
 
@@ -239,7 +241,7 @@ impl Target<'_> {
     }
 
     fn add_file(&mut self, name: String, file: &ContextFile) {
-        self.add_named(&name, file.into(), file.mode, file.digest());
+        self.add_named(&name, file.into(), file.mode, Some(file.digest));
     }
 
     fn add_named(&mut self, name: &str, kind: EntryKind, mode: u32, digest: Option<Digest>) {
@@ -304,9 +306,8 @@ fn basename(path: &str) -> &str {
 /// Docker unpacks local archives that ADD names. Told from other files by their first bytes.
 fn refuse_archive(file: &ContextFile) -> Result<(), CopyError> {
     let path = &file.path;
-    let ContextContent::Bytes { source, .. } = &file.content else { return Ok(()) };
     let start =
-        source.start(512).map_err(|source| CopyError::Read { path: path.clone(), source })?;
+        file.source.start(512).map_err(|source| CopyError::Read { path: path.clone(), source })?;
     let packed: [&[u8]; 4] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"];
     let is_tar = start.get(257..262) == Some(b"ustar".as_slice());
     if is_tar || packed.iter().any(|magic| start.starts_with(magic)) {

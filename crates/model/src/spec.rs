@@ -91,14 +91,14 @@ impl Concurrency {
 pub struct MountFile {
     /// Absolute path inside.
     pub path: String,
-    /// SHA-256 of its content, lower-case hex; of a link, of its target.
+    /// SHA-256 of its content, lower-case hex.
     pub sha256: String,
     /// Permission bits; none where the client said nothing.
     pub mode: Option<u32>,
-    /// Where it is a symbolic link: its target. Clients send none; trees that the operator
-    /// imported have them.
+    /// Where it is no file that a client sent: the name of a tree that the operator imported,
+    /// which is there as a whole. The hash is then that of its archive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub link: Option<String>,
+    pub tree: Option<String>,
 }
 
 /// What an image is, once it is built.

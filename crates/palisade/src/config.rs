@@ -28,6 +28,8 @@ pub(crate) enum Command {
     Doctor(Doctor),
     /// Look at the images that were built.
     Image(Image),
+    /// Import Pythons for images that have none (the client's `add_python`).
+    Python(Python),
 }
 
 /// The data folder, common to all commands.
@@ -114,5 +116,32 @@ pub(crate) enum ImageCommand {
         /// Print JSON, one object a line.
         #[arg(long)]
         json: bool,
+    },
+}
+
+/// `palisade python`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Python {
+    #[command(subcommand)]
+    pub(crate) command: PythonCommand,
+}
+
+/// What to do with Pythons.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum PythonCommand {
+    /// Import an archive of python-build-standalone; the server may run.
+    ///
+    /// Its name says which Python it is, as in
+    /// cpython-3.11.5+20230826-x86_64-unknown-linux-gnu-install_only.tar.gz
+    Import {
+        /// The archive.
+        file: PathBuf,
+        #[command(flatten)]
+        data: DataDir,
+    },
+    /// List those that were imported, by the names of their archives.
+    List {
+        #[command(flatten)]
+        data: DataDir,
     },
 }

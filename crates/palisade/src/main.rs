@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         Command::Env(env) => roles::env::run(&env),
         Command::Doctor(doctor) => return roles::doctor::run(&doctor),
         Command::Image(image) => roles::image::run(&image),
+        Command::Python(python) => roles::python::run(&python),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

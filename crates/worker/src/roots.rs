@@ -24,6 +24,12 @@ pub(crate) enum Error {
         /// Its path inside.
         path: String,
     },
+    /// A mount that is no set of files.
+    #[error("the mount {tree} is for image builds: it cannot be given to a function")]
+    Tree {
+        /// Its name.
+        tree: String,
+    },
     /// A layer.
     #[error("a layer of the image: {0}")]
     Layers(#[from] images::LayerError),
@@ -119,15 +125,14 @@ impl Worker {
 
     /// A file that the client sent, at its place.
     pub(crate) fn entry(&self, file: &MountFile) -> Result<Entry, Error> {
+        if let Some(tree) = &file.tree {
+            return Err(Error::Tree { tree: tree.clone() });
+        }
         let missing = || Error::File { path: file.path.clone() };
         let digest = file.sha256.parse::<Digest>().map_err(|_| missing())?;
-        let kind = match &file.link {
-            Some(target) => EntryKind::Link(target.clone()),
-            None => EntryKind::File(Source::File(self.files.path(digest))),
-        };
         Ok(Entry {
             path: PathBuf::from(&file.path),
-            kind,
+            kind: EntryKind::File(Source::File(self.files.path(digest))),
             mode: file.mode.unwrap_or(0o644),
             owner: None,
             name_in_folder: None,
@@ -146,9 +151,6 @@ fn files_key(files: &[MountFile], below: &[Digest]) -> Digest {
         hasher.update(file.path.as_bytes());
         hasher.update(file.sha256.as_bytes());
         hasher.update(file.mode.unwrap_or(0o644).to_be_bytes());
-        if file.link.is_some() {
-            hasher.update(b"link");
-        }
     }
     Digest::from_bytes(hasher.finalize().into())
 }

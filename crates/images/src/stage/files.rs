@@ -7,12 +7,29 @@ use blobs::Digest;
 use crate::build::Error;
 use crate::context::{CopyPlan, PlanSource, names_folder, normalize};
 use crate::key::KeyHasher;
-use crate::recipe::{Copy, CopySource};
+use crate::recipe::{Copy, CopySource, Problem};
 use crate::stage::{Build, Place};
 use crate::step::{Entry, EntryKind, StepDirs, TreeCopy};
 
+/// A tree that files are copied from.
+struct Tree {
+    /// What it is called in errors.
+    name: String,
+    /// Its folders, bottom first.
+    folders: Vec<PathBuf>,
+    /// What its folders hold.
+    digests: Vec<Digest>,
+    /// What of it is copied: absolute paths, perhaps with patterns.
+    sources: Vec<String>,
+}
+
 impl Build<'_, '_> {
     pub(super) fn copy(&mut self, copy: &Copy, place: &Place<'_>) -> Result<(), Error> {
+        let destination = self.expand(&copy.destination, place)?;
+        let owner = copy.chown.as_ref().map(|owner| self.expand(owner, place)).transpose()?;
+        if let Some(tree) = self.tree(copy, place)? {
+            return self.copy_tree(tree, &destination, owner, copy.chmod, place);
+        }
         let mut sources = Vec::with_capacity(copy.sources.len());
         for source in &copy.sources {
             sources.push(match source {
@@ -26,8 +43,6 @@ impl Build<'_, '_> {
                 }
             });
         }
-        let destination = self.expand(&copy.destination, place)?;
-        let owner = copy.chown.as_ref().map(|owner| self.expand(owner, place)).transpose()?;
         let plan = CopyPlan {
             is_add: copy.is_add,
             sources,
@@ -36,22 +51,6 @@ impl Build<'_, '_> {
             owner: owner.as_deref(),
             mode: copy.chmod,
         };
-        if let Some(from) = &copy.from {
-            // Its texts are written beside what is copied.
-            let (paths, texts): (Vec<_>, Vec<_>) =
-                plan.sources.into_iter().partition(|one| matches!(one, PlanSource::Path(_)));
-            if !texts.is_empty() {
-                let wanted = "a here document is no file of another stage; write two lines";
-                let value = from.clone();
-                let problem = crate::recipe::Problem::Value { what: "--from", value, wanted };
-                return Err(place.problem(problem));
-            }
-            let paths = paths.into_iter().filter_map(|one| match one {
-                PlanSource::Path(path) => Some(normalize("/", &path)),
-                PlanSource::Text { .. } => None,
-            });
-            return self.copy_tree(from, paths.collect(), &destination, owner, copy.chmod, place);
-        }
         let entries = self.request.context.plan(&plan).map_err(|source| Error::Copy {
             line: place.step.line,
             text: place.step.text.clone(),
@@ -60,21 +59,48 @@ impl Build<'_, '_> {
         self.write(&entries, place)
     }
 
-    /// `COPY --from=`.
+    /// The tree that a copy is from, where it is from one.
+    fn tree(&mut self, copy: &Copy, place: &Place<'_>) -> Result<Option<Tree>, Error> {
+        let path = |source: &CopySource| match source {
+            CopySource::Path(path) => Some(self.expand(path, place)),
+            CopySource::Text { .. } => None,
+        };
+        let paths: Vec<String> =
+            copy.sources.iter().filter_map(path).collect::<Result<_, Error>>()?;
+        let has_texts = paths.len() < copy.sources.len();
+        let sources = paths.iter().map(|path| normalize("/", path)).collect();
+        let Some(from) = &copy.from else {
+            let tree = self.request.context.tree(&paths).filter(|_| !has_texts);
+            return Ok(tree.map(|tree| Tree {
+                name: tree.name.clone(),
+                folders: vec![tree.folder.clone()],
+                digests: vec![tree.digest],
+                sources,
+            }));
+        };
+        if has_texts {
+            let wanted = "a here document is no file of another stage; write a line for each";
+            let problem = Problem::Value { what: "--from", value: from.clone(), wanted };
+            return Err(place.problem(problem));
+        }
+        let (image, name) = self.source(from, place)?;
+        let folders = self.builder.store().diffs(&image.layers)?;
+        Ok(Some(Tree { name, folders, digests: image.layers, sources }))
+    }
+
+    /// `COPY --from=`, or from a context that is a tree.
     fn copy_tree(
         &mut self,
-        from: &str,
-        sources: Vec<String>,
+        tree: Tree,
         destination: &str,
         owner: Option<String>,
         mode: Option<u32>,
         place: &Place<'_>,
     ) -> Result<(), Error> {
-        let (source, name) = self.source(from, place)?;
         let mut key = KeyHasher::new("copy");
         key.digests(&self.image.layers);
-        key.digests(&source.layers);
-        key.texts(sources.iter().map(String::as_str));
+        key.digests(&tree.digests);
+        key.texts(tree.sources.iter().map(String::as_str));
         let into_folder = names_folder(destination);
         let destination = PathBuf::from(normalize(self.image.config.workdir(), destination));
         key.texts([
@@ -84,13 +110,12 @@ impl Build<'_, '_> {
             &mode.map(|mode| mode.to_string()).unwrap_or_default(),
         ]);
         self.add_layer(key.finish(), place, |build, layers, dirs| {
-            let store = build.builder.store();
-            let scratch = store.draft()?;
+            let scratch = build.builder.store().draft()?;
             let copy = TreeCopy {
-                name,
-                from: store.diffs(&source.layers)?,
+                name: tree.name,
+                from: tree.folders,
                 scratch: StepDirs { upper: scratch.upper(), work: scratch.work() },
-                sources,
+                sources: tree.sources,
                 destination,
                 into_folder,
                 owner,
@@ -141,8 +166,5 @@ pub(super) fn hash_entries(entries: &[(Entry, Option<Digest>)], key: &mut KeyHas
         let mode = entry.mode.to_string();
         key.texts([entry.path.to_string_lossy().as_ref(), owner, inside, &mode]);
         key.digests(digest.as_slice());
-        if let EntryKind::Link(target) = &entry.kind {
-            key.texts(["link", target]);
-        }
     }
 }

@@ -3,4 +3,5 @@
 pub(crate) mod doctor;
 pub(crate) mod env;
 pub(crate) mod image;
+pub(crate) mod python;
 pub(crate) mod serve;

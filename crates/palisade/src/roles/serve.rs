@@ -20,7 +20,7 @@ use worker::door::Routes;
 use worker::{Networks, Worker};
 
 use crate::config::Serve;
-use crate::data::{Access, Data, Token};
+use crate::data::{Access, Data, PYTHONS, Token};
 use crate::say;
 
 /// The port at which a container finds its own blobs, on its own loopback address.
@@ -192,6 +192,7 @@ async fn start(serve: &Serve, data: &Data, address: std::net::SocketAddr) -> Res
             open_files: serve.open_files,
             disk_bytes: serve.disk_mib * MIB,
         },
+        pythons: plane::Pythons::of(data.path(PYTHONS)),
     };
     let plane = Plane::new(store, blobs.clone(), config);
     let tables: Arc<[RpcTable]> = Arc::new([client_rows(), router_rows()]);
@@ -204,6 +205,7 @@ async fn start(serve: &Serve, data: &Data, address: std::net::SocketAddr) -> Res
     let worker_config = worker::Config {
         id: worker_id(&data.path("worker-id"))?,
         dir: data.path("worker"),
+        pythons: data.path(PYTHONS),
         capacity: capacity(serve)?,
         blob_port: BLOB_PORT_INSIDE,
     };
