@@ -144,6 +144,10 @@ impl Context {
                 PlanSource::Path(path) => self.find(path, copy.is_add, &mut matches)?,
             }
         }
+        // `COPY package.json lock.json* ./`: a pattern may match nothing beside what is there.
+        if let ([], Some(PlanSource::Path(path))) = (&*matches, copy.sources.first()) {
+            return Err(CopyError::Missing { path: path.clone(), held: self.shown() });
+        }
         if matches.len() > 1 && !target.is_folder {
             let only_folders = matches.iter().all(|found| matches!(found, Match::Folder(_)));
             if !only_folders {
@@ -171,14 +175,14 @@ impl Context {
         if let Some(file) = self.files.get(&wanted) {
             matches.push(Match::File(basename(&wanted).to_owned(), file));
         } else if wanted == "/" || self.folders.contains(&wanted) {
-            matches.push(Match::Folder(wanted));
-        } else if wanted.contains(['*', '?', '[', '\\']) {
+            matches.push(Match::Folder(wanted.clone()));
+        } else if is_pattern(&wanted) {
             let files = self.files.iter().filter(|(name, _)| glob(&wanted, name));
             matches.extend(files.map(|(name, file)| Match::File(basename(name).to_owned(), file)));
             let folders = self.folders.iter().filter(|name| glob(&wanted, name));
             matches.extend(folders.map(|name| Match::Folder(name.clone())));
         }
-        if matches.len() == before {
+        if matches.len() == before && !is_pattern(&wanted) {
             return Err(CopyError::Missing { path: path.to_owned(), held: self.shown() });
         }
         for found in &matches[before..] {
@@ -324,6 +328,12 @@ fn glob(pattern: &str, path: &str) -> bool {
         && patterns.zip(parts).all(|(pattern, part)| matches(pattern, part))
 }
 
+/// Whether a path, or a part of one, may name several files.
+#[must_use]
+pub fn is_pattern(path: &str) -> bool {
+    path.contains(['*', '?', '[', '\\'])
+}
+
 /// Whether one part of a path matches a pattern of `*`, `?`, `[a-z]`, `[^a]` and `\`.
 #[must_use]
 pub fn matches(pattern: &str, part: &str) -> bool {
@@ -436,6 +446,7 @@ mod tests {
         check(&["dir/."], "zz", "/work/zz/ /work/zz/c /work/zz/sub/ /work/zz/sub/d");
         check(&["dir/sub", "a.txt"], "/zz/", "/zz/ /zz/d /zz/a.txt");
         check(&["d*"], "/zz", "/zz/ /zz/c /zz/sub/ /zz/sub/d");
+        check(&["a.txt", "none*"], "/zz/", "/zz/a.txt");
         let all = "/a.txt /b.txt /dir/ /dir/c /dir/sub/ /dir/sub/d /empty /x.tgz";
         check(&["."], "/", all);
     }

@@ -25,7 +25,7 @@ mod uv;
 
 pub use build::{Builder, Error as BuildError, Log, Request, Secrets};
 pub use client::{Client, Error as ClientError};
-pub use context::{Context, ContextFile, ContextTree, CopyError, matches};
+pub use context::{Context, ContextFile, ContextTree, CopyError, is_pattern, matches};
 pub use debian::Error as DebianError;
 pub use image::{Config, DEFAULT_PATH, Image};
 pub use key_lock::KeyLock;

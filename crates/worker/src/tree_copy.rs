@@ -54,11 +54,14 @@ pub(crate) fn copy(
     let mut sources = Vec::new();
     for pattern in &copy.sources {
         let found = copier.find(pattern)?;
-        if found.is_empty() {
-            let (path, tree) = (pattern.clone(), copy.name.clone());
-            return Err(Error::Missing { path, tree });
+        if found.is_empty() && !images::is_pattern(pattern) {
+            return Err(copier.missing(pattern));
         }
         sources.extend(found);
+    }
+    // A pattern may match nothing beside what is there.
+    if let ([], Some(pattern)) = (&*sources, copy.sources.first()) {
+        return Err(copier.missing(pattern));
     }
     let is_folder = |path: &Path| from.stat(path).is_ok_and(|facts| facts.kind == Kind::Folder);
     let has_folder = to.stat(&copy.destination).is_ok_and(|facts| facts.kind == Kind::Folder);
@@ -98,6 +101,10 @@ impl Copier<'_> {
         Error::Path { path: path.to_owned(), tree: self.copy.name.clone(), source }
     }
 
+    fn missing(&self, path: &str) -> Error {
+        Error::Missing { path: path.to_owned(), tree: self.copy.name.clone() }
+    }
+
     /// What a pattern names, part by part, in the order of names.
     fn find(&self, pattern: &str) -> Result<Vec<PathBuf>, Error> {
         let mut found = vec![PathBuf::from("/")];
@@ -107,7 +114,7 @@ impl Copier<'_> {
                 let path = folder.join(part);
                 if self.from.stat(&path).is_ok() {
                     next.push(path);
-                } else if part.contains(['*', '?', '[', '\\']) {
+                } else if images::is_pattern(part) {
                     let is_match = |name: &OsStr| {
                         name.to_str().is_some_and(|name| images::matches(part, name))
                     };
@@ -290,6 +297,7 @@ mod tests {
         check(&["/app/one.txt"], "/x", false, "x=1:644");
         check(&["/app/one.txt"], "/x", true, "x/755 x/one.txt=1:644");
         check(&["/app/*.txt"], "/x", true, "x/755 x/one.txt=1:644 x/two.txt=2:644");
+        check(&["/app/one.txt", "/no*"], "/x", true, "x/755 x/one.txt=1:644");
         check(&["/a*/sub"], "/a/b", false, "a/755 a/b/755 a/b/run=program:4751");
         let all = "broken>/nowhere link>one.txt one.txt=1:644 passwd>/etc/passwd sub/500 \
             sub/run=program:4751 two.txt=2:644";
