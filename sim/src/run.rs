@@ -108,6 +108,9 @@ async fn furnish(plane: &Plane) -> Result<(Scope, ImageId)> {
         context_inline: vec![],
         secrets: vec![],
         secret_env: vec![],
+        function: None,
+        registry_secret: None,
+        registry_auth: None,
         force: false,
     };
     let image = images::Image {
@@ -120,11 +123,13 @@ async fn furnish(plane: &Plane) -> Result<(Scope, ImageId)> {
         build,
         content: None,
         failure: None,
+        call: None,
+        finished_at: None,
         created_at: now,
     };
     images::insert(&mut tx, &image).await?;
     let content = ImageContent { layers: vec![], config: "{}".into(), python: Some((3, 11)) };
-    images::finish(&mut tx, &id, &Ok(content)).await?;
+    images::finish(&mut tx, &id, &Ok(content), now).await?;
     tx.commit().await?;
     Ok((scope, id))
 }

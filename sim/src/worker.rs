@@ -150,7 +150,10 @@ impl Worker {
             Report::Started { task } | Report::Ended { task, .. } => task.clone(),
             Report::Log(line) => line.task.clone(),
             // These are sent at once, or not made here.
-            Report::Joined { .. } | Report::BuildLog { .. } | Report::Built { .. } => return,
+            Report::Joined { .. }
+            | Report::BuildLog { .. }
+            | Report::Built { .. }
+            | Report::Kept { .. } => return,
         };
         self.unsent.entry(task).or_default().push_back(report);
     }

@@ -96,9 +96,9 @@ def importing(*names: str) -> str:
     return f"python -c 'import {', '.join(names)}; print(\"OK\")'"
 
 
-def early(version: str) -> str:
+def early() -> str:
     """A command that says which of the test's own packages is installed."""
-    return f"python -c 'import palisade_early as e; print(e.VERSION == {version!r})'"
+    return "python -c 'import palisade_early as e; print(e.VERSION)'"
 
 
 def methods(modal, work: Path) -> dict:
@@ -130,11 +130,12 @@ def methods(modal, work: Path) -> dict:
             base.pip_install("toolz", index_url=index, extra_index_url=index),
             importing("toolz"), "OK"),
         "pip_install(find_links)": lambda: (
-            wheels.pip_install("palisade-early", find_links="/wheels", extra_options="--no-index"),
-            early("1.0"), "True"),
+            wheels.pip_install(
+                "palisade-early", find_links="/wheels", extra_options="--no-index"),
+            early(), "1.0"),
         "pip_install(pre)": lambda: (
             wheels.pip_install("palisade-early", find_links="/wheels", pre=True),
-            early("2.0rc1"), "True"),
+            early(), "2.0rc1"),
         "pip_install_from_requirements": lambda: (
             base.pip_install_from_requirements(str(work / "requirements.txt")),
             importing("six"), "OK"),
@@ -148,7 +149,7 @@ def methods(modal, work: Path) -> dict:
         "uv_pip_install(uv_version)": lambda: (
             wheels.uv_pip_install(
                 "palisade-early", uv_version="0.8.3", find_links="/wheels", pre=True),
-            "/.uv/uv --version | cut -c-8; " + early("2.0rc1"), "uv 0.8.3\nTrue"),
+            "/.uv/uv --version | cut -c-8; " + early(), "uv 0.8.3\n2.0rc1"),
         "uv_sync": lambda: (
             base.uv_sync(str(work / "project"), extras=["extra"], groups=["group"]),
             importing("six", "toolz", "iniconfig"), "OK"),

@@ -7,16 +7,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::catalogue::{self, BaseRecipe};
+use crate::base::{BaseError, Origins};
 use crate::context::{Context, CopyError};
-use crate::debian;
 use crate::image::Image;
-use crate::key::KeyHasher;
 use crate::layer::{Error as LayerError, LayerStore};
 use crate::limits::IMAGE_LAYERS_MAX;
-use crate::recipe::{Problem, Recipe, RecipeError};
+use crate::recipe::{Recipe, RecipeError};
+use crate::sources::{Credentials, Sources};
 use crate::stage::Build;
 use crate::step::{Exit, RunError, StepRunner};
 
@@ -37,6 +36,8 @@ pub struct Request<'r> {
     /// Environment variables that RUN sees and that stay out of the image. Their values are part
     /// of keys, so who has other secrets does not get what was built with these.
     pub secrets: &'r Secrets,
+    /// What opens a private registry from which FROM takes an image.
+    pub credentials: Option<&'r Credentials>,
     /// Whether to run every step although it was run before.
     pub is_forced: bool,
     /// How long one RUN may take.
@@ -60,8 +61,15 @@ pub enum Error {
     #[error(transparent)]
     Recipe(#[from] RecipeError),
     /// A base image is not there.
-    #[error(transparent)]
-    NoBase(Problem),
+    #[error("line {line} of the recipe, {text:?}: {source}")]
+    From {
+        /// Number of the line.
+        line: usize,
+        /// The line, shortened.
+        text: String,
+        /// Why it is not there.
+        source: Box<BaseError>,
+    },
     /// A COPY cannot be done.
     #[error("line {line} of the recipe, {text:?}: {source}")]
     Copy {
@@ -111,66 +119,32 @@ pub enum Error {
     /// The layer store failed.
     #[error(transparent)]
     Layers(#[from] LayerError),
-    /// A base image could not be made.
-    #[error(transparent)]
-    Base(#[from] debian::Error),
 }
 
 /// Builds images into a layer store.
 #[derive(Clone, Debug)]
 pub struct Builder {
     store: Arc<LayerStore>,
+    pub(crate) origins: Arc<Origins>,
 }
 
 impl Builder {
-    /// A builder that keeps its layers in `store`.
+    /// A builder that keeps its layers in `store`, and asks registries themselves.
     #[must_use]
     pub fn new(store: Arc<LayerStore>) -> Self {
-        Self { store }
+        Self::with_sources(store, Sources::default())
+    }
+
+    /// A builder that keeps its layers in `store`, and looks for images in `sources`.
+    #[must_use]
+    pub fn with_sources(store: Arc<LayerStore>, sources: Sources) -> Self {
+        Self { store, origins: Arc::new(Origins::new(sources)) }
     }
 
     /// The store that the layers are in.
     #[must_use]
     pub fn store(&self) -> &Arc<LayerStore> {
         &self.store
-    }
-
-    /// Gets a base image by its name, and makes it if this is the first time. Takes from half a
-    /// minute to minutes then.
-    ///
-    /// Base images have one source so far, the recipes of [`catalogue`]. Registries will be
-    /// looked at between what is remembered and the recipe.
-    ///
-    /// # Errors
-    /// [`Error::NoBase`], [`Error::Base`] or [`Error::Layers`].
-    pub fn base(&self, reference: &str, log: &mut Log<'_>) -> Result<Image, Error> {
-        let found = catalogue::find(reference).map_err(Error::NoBase)?;
-        if let Some(note) = found.note {
-            say(log, &format!("{reference}: {note}"));
-        }
-        let (suite, minor) = match found.recipe {
-            BaseRecipe::Scratch => return Ok(Image::default()),
-            BaseRecipe::Debian(suite) => (suite, None),
-            BaseRecipe::Python { minor, suite } => (suite, Some(minor)),
-        };
-        let mut key = KeyHasher::new("base");
-        key.text(&debian::identity(&found.recipe));
-        let key = key.finish();
-        let lock = self.store.lock(key);
-        let _alone = lock.hold();
-        if let Some(image) = self.store.recall(key)? {
-            return Ok(image);
-        }
-        let name = suite.name();
-        say(log, &format!("{reference}: made of Debian {name} packages, once; this takes a while"));
-        let started = Instant::now();
-        let draft = self.store.draft()?;
-        let config = debian::make(suite, minor, &draft.upper())?;
-        let layers = self.store.commit(draft)?.into_iter().collect();
-        let image = Image { layers, config, python: minor.map(|minor| (3, minor)) };
-        self.store.remember(key, &image)?;
-        say(log, &format!("{reference}: made in {:.0} s", started.elapsed().as_secs_f64()));
-        Ok(image)
     }
 
     /// Builds what is asked for. The log gets a line for each step and the output of commands.

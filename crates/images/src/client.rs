@@ -178,6 +178,7 @@ impl Client {
         let argv = ["python3", "-c", INSTALL, &self.version, &self.builder];
         RunStep {
             layers,
+            bound: Vec::new(),
             dirs,
             argv: argv.map(str::to_owned).to_vec(),
             env,

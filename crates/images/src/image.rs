@@ -44,6 +44,8 @@ pub struct Config {
     pub volumes: Vec<String>,
     /// The signal that asks the image's process to end; empty means SIGTERM.
     pub stop_signal: String,
+    /// Whether its programs are linked to musl instead of glibc, as in Alpine.
+    pub is_musl: bool,
 }
 
 impl Config {

@@ -4,6 +4,7 @@
 //! DIR/layers/<digest>/diff          the files of one layer, as an overlay's lower directory
 //! DIR/layers/<digest>/summary.json  its size
 //! DIR/keys/<key>                    the image that a build key led to, as JSON
+//! DIR/names/<hash of the name>      an image that was imported, and its name, as JSON
 //! DIR/tmp/<random>/{diff,work}      layers in the making; emptied when the store is opened
 //! DIR/salt                          32 random bytes that go into keys that cover secrets
 //! ```
@@ -18,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::image::Image;
 use crate::key_lock::{KeyLock, KeyLocks};
-use crate::listing::{ListError, Strays, summarize};
+use crate::listing::{Contents, ListError, Strays, summarize};
 use crate::tree::{remove_all, sync_dir};
 
 /// Why the store cannot do what it was asked.
@@ -87,7 +88,7 @@ pub struct Size {
 /// The layers of one machine. One process opens a directory at a time.
 #[derive(Debug)]
 pub struct LayerStore {
-    dir: PathBuf,
+    pub(crate) dir: PathBuf,
     salt: [u8; 32],
     /// Keys that are being built.
     building: KeyLocks,
@@ -103,7 +104,7 @@ impl LayerStore {
         let mut store = Self { dir, salt: [0; 32], building: KeyLocks::default() };
         let tmp = store.dir.join("tmp");
         remove_all(&tmp).map_err(|e| store.fail("emptying", &tmp, e))?;
-        for name in ["layers", "keys", "tmp"] {
+        for name in ["layers", "keys", "names", "tmp"] {
             let path = store.dir.join(name);
             std::fs::create_dir_all(&path).map_err(|e| store.fail("making", &path, e))?;
         }
@@ -136,28 +137,10 @@ impl LayerStore {
     /// # Errors
     /// When the files cannot be listed, written to the disk or named; nothing is kept then.
     pub fn commit(&self, draft: Draft) -> Result<Option<Digest>, Error> {
-        let work = draft.work();
-        remove_all(&work).map_err(|e| self.fail("removing", &work, e))?;
-        let summary = summarize(&draft.upper(), Strays::Remove)?;
-        if summary.entries == 0 {
-            return Ok(None);
-        }
-        let size = Size { bytes: summary.bytes, entries: summary.entries };
-        let path = draft.dir.join("summary.json");
-        let json = serde_json::to_vec(&size).map_err(|e| self.fail("writing", &path, e.into()))?;
-        std::fs::write(&path, json).map_err(|e| self.fail("writing", &path, e))?;
-        // One call for the many files: syncing ten thousand one by one takes longer by far.
-        let synced = std::fs::File::open(&draft.dir).and_then(|dir| Ok(rustix::fs::syncfs(dir)?));
-        synced.map_err(|e| self.fail("syncing", &draft.dir, e))?;
-        let layer = self.layer_dir(summary.digest);
-        match std::fs::rename(&draft.dir, &layer) {
-            Ok(()) => {}
-            Err(e) if is_occupied(&e) => {}
-            Err(e) => return Err(self.fail("renaming", &layer, e)),
-        }
-        let layers = self.dir.join("layers");
-        sync_dir(&layers).map_err(|e| self.fail("syncing", &layers, e))?;
-        Ok(Some(summary.digest))
+        let Some(prepared) = self.prepare(draft, Contents::new())? else { return Ok(None) };
+        let digest = prepared.digest();
+        self.settle([(None, prepared)])?;
+        Ok(Some(digest))
     }
 
     /// The directory that holds a layer's files, to be mounted read-only.
@@ -301,7 +284,7 @@ impl LayerStore {
         }
     }
 
-    fn write_file(&self, path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    pub(crate) fn write_file(&self, path: &Path, bytes: &[u8]) -> Result<(), Error> {
         use io::Write as _;
         let draft = self.dir.join("tmp").join(format!("{:032x}", rand::random::<u128>()));
         let written = std::fs::File::create_new(&draft).and_then(|mut file| {
@@ -314,15 +297,15 @@ impl LayerStore {
         sync_dir(folder).map_err(|e| self.fail("syncing", folder, e))
     }
 
-    fn layer_dir(&self, digest: Digest) -> PathBuf {
+    pub(crate) fn layer_dir(&self, digest: Digest) -> PathBuf {
         self.dir.join("layers").join(digest.to_string())
     }
 
-    fn key_path(&self, key: Key) -> PathBuf {
+    pub(crate) fn key_path(&self, key: Key) -> PathBuf {
         self.dir.join("keys").join(key.0.to_string())
     }
 
-    fn fail(&self, action: &'static str, path: &Path, source: io::Error) -> Error {
+    pub(crate) fn fail(&self, action: &'static str, path: &Path, source: io::Error) -> Error {
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 Error::Full { dir: self.dir.clone() }
@@ -335,7 +318,7 @@ impl LayerStore {
 /// A layer in the making. It goes away with this value unless it was committed.
 #[derive(Debug)]
 pub struct Draft {
-    dir: PathBuf,
+    pub(crate) dir: PathBuf,
 }
 
 impl Draft {
@@ -359,11 +342,6 @@ impl Drop for Draft {
             tracing::warn!(%dir, %error, "a half-made layer stays until the next start");
         }
     }
-}
-
-/// The same layer is already there, made by another build.
-fn is_occupied(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists)
 }
 
 #[cfg(test)]

@@ -49,3 +49,63 @@ pub(crate) const NAMES_SHOWN_MAX: usize = 8;
 
 /// Bytes of one argument of a command; the kernel takes no longer ones (MAX_ARG_STRLEN).
 pub(crate) const COMMAND_BYTES_MAX: usize = 128 << 10;
+
+/// Bytes of a manifest, an image index or an image's configuration that a registry sends.
+pub(crate) const MANIFEST_BYTES_MAX: u64 = 4 << 20;
+
+/// Bytes of a registry's answer that says why it refuses, or of its token.
+pub(crate) const ANSWER_BYTES_MAX: u64 = 64 << 10;
+
+/// Characters of a registry's own words that an error shows.
+pub(crate) const ANSWER_CHARS_MAX: usize = 300;
+
+/// Image indexes within each other.
+pub(crate) const INDEX_DEPTH_MAX: usize = 3;
+
+/// Bytes of all layers of one image as the registry sends them.
+pub const PULL_BYTES_MAX: u64 = 64 << 30;
+
+/// Bytes of one layer once it is unpacked, the archive's own headers included.
+pub const LAYER_BYTES_MAX: u64 = 64 << 30;
+
+/// How many times its packed size a layer may become ...
+pub const LAYER_RATIO_MAX: u64 = 200;
+
+/// ... once it has become larger than this: small layers of zeros pack much better.
+pub const LAYER_RATIO_FREE_BYTES: u64 = 256 << 20;
+
+/// Bytes of one extended header of an archive (long names, attributes).
+pub(crate) const ARCHIVE_HEADER_BYTES_MAX: u64 = 1 << 20;
+
+/// Bytes of a path in an archive, as the kernel takes them (PATH_MAX, with the final zero).
+pub(crate) const ARCHIVE_PATH_BYTES_MAX: usize = 4_095;
+
+/// Memory that a zstd window may take, as a power of two: what `zstd -d` takes by itself.
+pub(crate) const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+
+/// Layers of one image that are pulled and unpacked at the same time.
+pub(crate) const LAYERS_AT_ONCE_MAX: usize = 4;
+
+/// Bytes of unpacked layers that wait for one sync of the file system.
+pub(crate) const UNSYNCED_BYTES_MAX: u64 = 512 << 20;
+
+/// Times that a broken download goes on without getting a byte further.
+pub(crate) const RETRIES_MAX: u32 = 5;
+
+/// How long reaching a registry may take: a name's address, then a connection.
+pub(crate) const CONNECT_MAX: Duration = Duration::from_secs(3);
+
+/// How long a registry may be silent in the middle of an answer.
+pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// How long one layer may take to arrive.
+pub const LAYER_PULL_MAX: Duration = Duration::from_secs(2 * 60 * 60);
+
+/// How long a registry that could not be reached is not asked again.
+pub(crate) const UNREACHABLE_MAX: Duration = Duration::from_secs(60);
+
+/// Registries that are noted as out of reach at the same time.
+pub(crate) const UNREACHABLE_HOSTS_MAX: usize = 256;
+
+/// Links that looking for a file in an image follows, as the kernel's own limit.
+pub(crate) const LINKS_MAX: usize = 40;

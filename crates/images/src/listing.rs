@@ -42,6 +42,20 @@ pub(crate) enum Strays {
     Count,
 }
 
+/// The content of a file whose writer took its digest on the way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Content {
+    /// The sha256 of its bytes.
+    pub(crate) digest: Digest,
+    /// How many they are.
+    pub(crate) bytes: u64,
+    /// Whether the walk has passed the file, by another of its names.
+    pub(crate) is_counted: bool,
+}
+
+/// Contents by the files' (device, inode).
+pub(crate) type Contents = HashMap<(u64, u64), Content>;
+
 /// Why a tree cannot be listed.
 #[derive(Debug, thiserror::Error)]
 pub enum ListError {
@@ -79,11 +93,20 @@ pub enum ListError {
 
 /// Lists the tree at `root`.
 pub(crate) fn summarize(root: &Path, strays: Strays) -> Result<Summary, ListError> {
+    summarize_known(root, strays, Contents::new())
+}
+
+/// Lists the tree at `root`, some of whose files need not be read again.
+pub(crate) fn summarize_known(
+    root: &Path,
+    strays: Strays,
+    contents: Contents,
+) -> Result<Summary, ListError> {
     let mut walk = Walk {
         root: root.to_owned(),
         strays,
         hasher: Sha256::new_with_prefix("palisade layer 1\n"),
-        contents: HashMap::new(),
+        contents,
         bytes: 0,
         entries: 0,
         path: Vec::new(),
@@ -105,8 +128,8 @@ struct Walk {
     root: PathBuf,
     strays: Strays,
     hasher: Sha256,
-    /// Content of hard-linked files by (device, inode), so that each is read once.
-    contents: HashMap<(u64, u64), Digest>,
+    /// What is known of files: hard-linked ones are read once.
+    contents: Contents,
     bytes: u64,
     entries: u64,
     /// Where the walk is, below the root, without a leading slash.
@@ -187,14 +210,17 @@ impl Walk {
 
     fn content(&mut self, folder: &OwnedFd, name: &CStr, stat: &Stat) -> Result<Digest, ListError> {
         let inode = (stat.st_dev, stat.st_ino);
-        if let Some(digest) = self.contents.get(&inode) {
-            return Ok(*digest);
+        if let Some(content) = self.contents.get_mut(&inode) {
+            if !std::mem::replace(&mut content.is_counted, true) {
+                self.bytes += content.bytes;
+            }
+            return Ok(content.digest);
         }
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let fd = rustix::fs::openat(folder, name, flags, Mode::empty())
             .map_err(|e| self.fail("opening", e))?;
         let mut file = File::from(fd);
-        let mut hasher = Sha256::new();
+        let (mut hasher, before) = (Sha256::new(), self.bytes);
         let mut buffer = vec![0; 128 << 10];
         loop {
             let read = file.read(&mut buffer).map_err(|e| self.fail_io("reading", e))?;
@@ -206,7 +232,8 @@ impl Walk {
         }
         let digest = Digest::from_bytes(hasher.finalize().into());
         if stat.st_nlink > 1 {
-            self.contents.insert(inode, digest);
+            let content = Content { digest, bytes: self.bytes - before, is_counted: true };
+            self.contents.insert(inode, content);
         }
         Ok(digest)
     }
@@ -291,7 +318,7 @@ fn is_stray(name: &CStr, value: &[u8]) -> bool {
 
 /// A path for the calls that take no descriptor. The folder is named by its descriptor, so the
 /// path stays short and nothing on the way can be a link.
-fn entry_path(folder: BorrowedFd<'_>, name: &CStr) -> PathBuf {
+pub(crate) fn entry_path(folder: BorrowedFd<'_>, name: &CStr) -> PathBuf {
     let name = std::ffi::OsStr::from_bytes(name.to_bytes());
     Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name)
 }

@@ -179,9 +179,9 @@ pub fn image_apt(layers: &[PathBuf]) -> Result<Option<ImageApt>, TreeError> {
     let mut suite = None;
     for layer in layers.iter().rev() {
         let tree = Tree::open(layer)?;
-        version = version.or(tree.read("/etc/debian_version")?);
+        version = version.or(tree.read_in_layer("/etc/debian_version")?);
         has_stanzas = has_stanzas.or(tree.has_file(apt::SOURCES)?);
-        let release = tree.read("/usr/lib/os-release")?;
+        let release = tree.read_in_layer("/usr/lib/os-release")?;
         if let Some(release) = release.filter(|_| suite.is_none()) {
             let release = String::from_utf8_lossy(&release).into_owned();
             let version = version.as_deref().unwrap_or_default();

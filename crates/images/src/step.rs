@@ -109,6 +109,9 @@ pub struct StepDirs {
 pub struct RunStep {
     /// Diff directories, bottom first. Never written.
     pub layers: Vec<PathBuf>,
+    /// Diff directories above the layers that are there for this command alone: files that are
+    /// bound into the tree. Never written.
+    pub bound: Vec<PathBuf>,
     /// Where the command's files go.
     pub dirs: StepDirs,
     /// Program and arguments; the program is looked for on the PATH of `env`.

@@ -44,20 +44,28 @@ impl Tree {
         Ok(Self { root: root.to_owned(), fd })
     }
 
+    /// Opens a regular file. `None` when there is none.
+    ///
+    /// # Errors
+    /// When it cannot be opened or is no regular file.
+    pub(crate) fn file(&self, path: &str) -> Result<Option<File>, TreeError> {
+        let file = match self.resolve(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()) {
+            Err(e) if is_missing(&e) => return Ok(None),
+            opened => File::from(opened.map_err(|e| self.fail("opening", path, e))?),
+        };
+        let is_file = file.metadata().map_err(|e| self.fail("reading", path, e))?.is_file();
+        if !is_file {
+            return Err(self.fail("reading", path, io::Error::other("it is no regular file")));
+        }
+        Ok(Some(file))
+    }
+
     /// Reads a small file whole. `None` when there is none.
     ///
     /// # Errors
     /// When the file cannot be read or is larger than a text may be.
     pub(crate) fn read(&self, path: &str) -> Result<Option<Vec<u8>>, TreeError> {
-        let file = match self.resolve(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()) {
-            Err(e) if is_missing(&e) => return Ok(None),
-            opened => opened.map_err(|e| self.fail("opening", path, e))?,
-        };
-        let file = File::from(file);
-        let is_file = file.metadata().map_err(|e| self.fail("reading", path, e))?.is_file();
-        if !is_file {
-            return Err(self.fail("reading", path, io::Error::other("it is no regular file")));
-        }
+        let Some(file) = self.file(path)? else { return Ok(None) };
         let mut bytes = Vec::new();
         let read = file.take(TEXT_BYTES_MAX + 1).read_to_end(&mut bytes);
         read.map_err(|e| self.fail("reading", path, e))?;
@@ -65,6 +73,21 @@ impl Tree {
             return Err(self.fail("reading", path, io::ErrorKind::FileTooLarge.into()));
         }
         Ok(Some(bytes))
+    }
+
+    /// As [`Tree::read`], in a layer: a file that the layer removes is there, and empty. So it
+    /// hides the files of the layers below.
+    ///
+    /// # Errors
+    /// As for [`Tree::read`].
+    pub(crate) fn read_in_layer(&self, path: &str) -> Result<Option<Vec<u8>>, TreeError> {
+        match self.read(path) {
+            // A whiteout is a device that no driver has: opening it says so (overlayfs).
+            Err(error) if error.source.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => {
+                Ok(Some(Vec::new()))
+            }
+            read => read,
+        }
     }
 
     /// Whether a regular file is there; `None` when nothing is. In a layer, something that is no
@@ -220,6 +243,19 @@ mod tests {
         assert_eq!(tree.read("/etc/link").unwrap().unwrap(), b"inside");
         assert_eq!(tree.read("up/etc/hostname").unwrap().unwrap(), b"inside");
         assert_eq!(std::fs::read(dir.path().join("etc/hostname")).unwrap(), b"inside");
+    }
+
+    #[test]
+    fn a_file_that_a_layer_removes_hides_those_below() {
+        let dir = tempfile::tempdir().unwrap();
+        let (node, mode) = (rustix::fs::FileType::CharacterDevice, rustix::fs::Mode::empty());
+        let path = dir.path().join("gone");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, node, mode, 0).unwrap();
+        std::fs::write(dir.path().join("file"), "here").unwrap();
+        let tree = Tree::open(dir.path()).unwrap();
+        assert_eq!(tree.read_in_layer("/gone").unwrap().unwrap(), b"");
+        assert_eq!(tree.read_in_layer("/file").unwrap().unwrap(), b"here");
+        assert_eq!(tree.read_in_layer("/nowhere").unwrap(), None);
     }
 
     #[test]

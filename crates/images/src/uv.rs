@@ -59,11 +59,11 @@ impl Request {
         let minor = self.minor.filter(|minor| catalogue::has_python(*minor));
         let base = format!("python:3.{}-slim", minor.unwrap_or(catalogue::PYTHON_MINOR_DEFAULT));
         // Never with the user's image: what it calls pip is the user's, and this is for all.
-        let base = builder.base(&base, log)?;
+        let failed = |source| Error::Uv { version: self.version.clone(), source };
+        let base = builder.base_at_hand(&base, log).map_err(|e| failed(Box::new(e)))?;
         let draft = store.draft()?;
         let dirs = StepDirs { upper: draft.upper(), work: draft.work() };
         let step = self.step(store.diffs(&base.layers)?, dirs, &base);
-        let failed = |source| Error::Uv { version: self.version.clone(), source };
         match runner.run(&step, log).map_err(|e| failed(Box::new(e)))? {
             Exit::Code(0) => {}
             exit => return Err(failed(format!("pip ends by {exit}; its output says why").into())),
@@ -98,6 +98,7 @@ impl Request {
         let argv = ["python3", "-c", FETCH, &self.version];
         RunStep {
             layers,
+            bound: Vec::new(),
             dirs,
             argv: argv.map(str::to_owned).to_vec(),
             env,

@@ -40,6 +40,13 @@ pub enum Report {
         /// Which one.
         task: TaskId,
     },
+    /// A container whose files are kept has ended well; its end is reported next.
+    Kept {
+        /// Which one.
+        task: TaskId,
+        /// Its image with one layer more, or why there is none.
+        result: Result<ImageContent, String>,
+    },
     /// The container is gone, and all that it owned.
     Ended {
         /// Which one.

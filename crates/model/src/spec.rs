@@ -22,6 +22,9 @@ pub struct FunctionSpec {
     pub block_network: bool,
     /// Each container takes one input and ends.
     pub single_use: bool,
+    /// Its run makes an image: what its container leaves in its files becomes a layer.
+    #[serde(default)]
+    pub builds: bool,
     /// The image its containers run.
     pub image: ImageId,
     /// Files laid over the image.
@@ -155,6 +158,24 @@ pub struct TaskSpec {
     pub network: Network,
     /// What it is held to.
     pub limits: Limits,
+    /// What it leaves in its files becomes a layer over its image, once it has ended well.
+    pub keeps_files: bool,
+}
+
+/// A user's name and password at a registry.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RegistryAuth {
+    /// The user's name.
+    pub username: String,
+    /// The password, or a token in its place.
+    pub password: String,
+}
+
+impl std::fmt::Debug for RegistryAuth {
+    /// Says that there is one, and nothing of it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RegistryAuth(***)")
+    }
 }
 
 /// One step of an image: what to do on top of which image.
@@ -177,6 +198,26 @@ pub struct BuildSpec {
     /// Those variables; filled in for the worker, never stored.
     #[serde(skip)]
     pub secret_env: Vec<(String, String)>,
+    /// The secret with what opens the private registry of `FROM`.
+    #[serde(default)]
+    pub registry_secret: Option<SecretId>,
+    /// What opens it; filled in for the worker, never stored.
+    #[serde(skip)]
+    pub registry_auth: Option<RegistryAuth>,
     /// Build again, although it was built before.
     pub force: bool,
+    /// Build by a function's run instead of by lines.
+    #[serde(default)]
+    pub function: Option<FunctionBuild>,
+}
+
+/// A build by a function's run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionBuild {
+    /// The function.
+    pub function: FunctionId,
+    /// Its arguments; empty where it has none.
+    pub args: Bytes,
+    /// How they are encoded: the wire's `DataFormat`.
+    pub data_format: i32,
 }

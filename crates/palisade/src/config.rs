@@ -71,6 +71,10 @@ pub(crate) struct Serve {
     /// Memory for all containers together, in MiB. Unset: all but a share for the host.
     #[arg(long, value_name = "MIB")]
     pub(crate) capacity_mib: Option<u64>,
+    /// A registry to ask for images before the one in their name, as docker.io=http://HOST:PORT.
+    /// May be given several times.
+    #[arg(long = "registry-mirror", value_name = "REGISTRY=URL")]
+    pub(crate) registry_mirrors: Vec<images::Mirror>,
     /// What to log, as in `debug` or `palisade=info,plane=debug`.
     #[arg(long, value_name = "FILTER", default_value = "info", env = "PALISADE_LOG")]
     pub(crate) log: String,

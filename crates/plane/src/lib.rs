@@ -10,6 +10,7 @@ pub mod claims;
 pub mod endings;
 pub mod expiry;
 pub mod fleet;
+mod function_build;
 pub mod functions;
 pub mod handouts;
 pub mod identity;

@@ -221,3 +221,15 @@ pub const LOG_BYTES_KEPT: u64 = 256 << 20;
 
 /// Output of one app after which it is looked at whether there is more than is kept.
 pub const LOG_BYTES_BETWEEN_TRIMS: u64 = 32 << 20;
+
+/// Names of images, or publications of one, in one answer.
+pub const IMAGE_NAMES_LISTED_MAX: u32 = 1_000;
+
+/// Images below each other that are told of when an image's builds are asked for.
+pub const BUILD_CHAIN_MAX: usize = 1_000;
+
+/// Pieces of output of the past in one answer.
+pub const LOGS_FETCHED_MAX: u32 = 5_000;
+
+/// Pieces of output that are counted for one answer.
+pub const LOGS_COUNTED_MAX: u32 = 50_000;

@@ -9,10 +9,10 @@ use store::tasks::{Phase, Task};
 use store::{Hint, Tx, apps, images, logs, tasks};
 use tokio::sync::mpsc;
 
-use crate::Plane;
 use crate::endings::Kills;
 use crate::limits::{REPORT_RETRY, REPORT_TRIES_MAX, REPORTS_PER_WRITE_MAX};
 use crate::queue::container_ended;
+use crate::{Plane, function_build};
 
 /// Takes reports until the worker is gone.
 pub async fn run(plane: Arc<Plane>, mut reports: mpsc::Receiver<Report>) {
@@ -64,14 +64,20 @@ async fn write(plane: &Plane, batch: &[Report]) -> Result<(), store::Error> {
             Report::Started { task } => {
                 tasks::advance(&mut tx, task, Phase::Started, plane.now()).await?;
             }
+            Report::Kept { task, result } => {
+                if let Some(task) = tasks::get_any(&mut tx, task).await? {
+                    function_build::settle(&mut tx, &task.function, Some(result), plane.now())
+                        .await?;
+                }
+            }
             Report::Ended { task, end } => end_task(plane, &mut tx, task, end).await?,
             Report::Log(line) => full.extend(log(plane, &mut tx, line).await?),
             Report::BuildLog { image, data } => {
-                images::append_log(&mut tx, image, data).await?;
+                images::append_log(&mut tx, image, data, plane.now()).await?;
                 tx.ring(Hint::Image(image.clone()));
             }
             Report::Built { image, result } => {
-                images::finish(&mut tx, image, result).await?;
+                images::finish(&mut tx, image, result, plane.now()).await?;
                 tx.ring(Hint::Image(image.clone()));
                 tx.ring(Hint::Builds);
                 tx.ring(Hint::Schedule);
@@ -127,6 +133,15 @@ async fn log(plane: &Plane, tx: &mut Tx, line: &LogLine) -> Result<Option<AppId>
         at: line.at,
         data: line.data.clone(),
     };
+    let function = plane.functions.get(tx, &entry.function).await?;
+    let builds = function.and_then(|function| Some(function.spec.as_ref()?.builds));
+    if builds == Some(true)
+        && let Some(image) = images::built_by(tx, &entry.function).await?
+    {
+        images::append_log(tx, &image.id, &line.data, line.at).await?;
+        tx.ring(Hint::Image(image.id));
+        return Ok(None);
+    }
     logs::append(tx, &entry).await?;
     tx.ring(Hint::Logs(task.app.clone()));
     let full = plane.printed.add(&task.app, line.data.len() as u64);
@@ -148,6 +163,7 @@ async fn end_task(plane: &Plane, tx: &mut Tx, id: &TaskId, end: &End) -> Result<
     }
     tracing::debug!(task = %id, app = %task.app, %end, "a container ended");
     container_ended(plane, tx, &task, end, now).await?;
+    function_build::settle(tx, &task.function, None, now).await?;
     tell(tx, &task, end, now).await?;
     apps::finish_logs(tx, &task.app).await?;
     tx.ring(Hint::Inputs(task.function.clone()));

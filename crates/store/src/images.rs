@@ -2,11 +2,12 @@
 
 use bytes::Bytes;
 use model::spec::{BuildSpec, ImageContent};
-use model::{ImageId, Time, WorkspaceId};
+use model::{CallId, FunctionId, ImageId, Time, WorkspaceId};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
-use crate::row::{from_json, id, id_opt, int, json, number, time};
+use crate::logs::Span;
+use crate::row::{from_json, id, id_opt, int, json, number, time, time_opt};
 use crate::{Db, Result, Scope};
 
 /// Where a build is.
@@ -37,14 +38,18 @@ pub struct Image {
     pub builder_version: String,
     /// Where its build is.
     pub phase: Phase,
-    /// What to build; its `base` and `secret_env` are filled in when a worker gets it.
+    /// What to build; its `base`, `secret_env` and `registry_auth` are filled in when a worker gets it.
     pub build: BuildSpec,
     /// What came of it.
     pub content: Option<ImageContent>,
     /// Why it failed.
     pub failure: Option<String>,
+    /// The call that makes it, where a function's run does.
+    pub call: Option<CallId>,
     /// When it was first asked for.
     pub created_at: Time,
+    /// When its build ended, in whichever way.
+    pub finished_at: Option<Time>,
 }
 
 fn read(row: &SqliteRow) -> Result<Image> {
@@ -64,14 +69,17 @@ fn read(row: &SqliteRow) -> Result<Image> {
         build: from_json("image", row.try_get("build")?)?,
         content: content.map(|text| from_json("image", &text)).transpose()?,
         failure: row.try_get("failure")?,
+        call: id_opt(row, "call_id", CallId::parse)?,
         created_at: time(row, "created_at")?,
+        finished_at: time_opt(row, "finished_at")?,
     })
 }
 
 /// Makes an image that waits to be built.
 pub async fn insert(db: &mut Db, image: &Image) -> Result<()> {
     let sql = "INSERT INTO images (id, workspace_id, key, base_id, builder_version, state, build, \
-               created_at, used_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8)";
+               created_at, used_at, function_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9)";
+    let function = image.build.function.as_ref().map(|build| build.function.as_str());
     sqlx::query(sql)
         .bind(image.id.as_str())
         .bind(image.workspace.as_str())
@@ -81,6 +89,7 @@ pub async fn insert(db: &mut Db, image: &Image) -> Result<()> {
         .bind(image.phase as i32)
         .bind(json("image", &image.build)?)
         .bind(int(image.created_at.0))
+        .bind(function)
         .execute(db)
         .await?;
     Ok(())
@@ -145,9 +154,31 @@ pub async fn set_phase(db: &mut Db, id: &ImageId, phase: Phase) -> Result<()> {
     Ok(())
 }
 
+/// The image that a function's run makes now, if it makes one.
+pub async fn built_by(db: &mut Db, function: &FunctionId) -> Result<Option<Image>> {
+    let sql = "SELECT * FROM images WHERE function_id = $1 AND state = 1";
+    let row = sqlx::query(sql).bind(function.as_str()).fetch_optional(db).await?;
+    row.as_ref().map(read).transpose()
+}
+
+/// The functions whose runs make images now.
+pub async fn function_builds(db: &mut Db) -> Result<Vec<FunctionId>> {
+    let sql = "SELECT function_id FROM images WHERE state = 1 AND function_id IS NOT NULL";
+    let rows = sqlx::query(sql).fetch_all(db).await?;
+    rows.iter().map(|row| id(row, "function_id", FunctionId::parse)).collect()
+}
+
+/// Notes which call makes the image.
+pub async fn set_call(db: &mut Db, id: &ImageId, call: &CallId) -> Result<()> {
+    let sql = "UPDATE images SET call_id = $2 WHERE id = $1";
+    sqlx::query(sql).bind(id.as_str()).bind(call.as_str()).execute(db).await?;
+    Ok(())
+}
+
 /// Builds that a worker had when it went away wait again.
 pub async fn rewind_builds(db: &mut Db) -> Result<u64> {
-    let done = sqlx::query("UPDATE images SET state = 0 WHERE state = 1").execute(db).await?;
+    let sql = "UPDATE images SET state = 0 WHERE state = 1 AND function_id IS NULL";
+    let done = sqlx::query(sql).execute(db).await?;
     Ok(done.rows_affected())
 }
 
@@ -156,19 +187,31 @@ pub async fn finish(
     db: &mut Db,
     id: &ImageId,
     result: &std::result::Result<ImageContent, String>,
+    now: Time,
 ) -> Result<()> {
     let (phase, content, failure) = match result {
         Ok(content) => (Phase::Ready, Some(json("image", content)?), None),
         Err(failure) => (Phase::Failed, None, Some(failure.as_str())),
     };
-    let sql = "UPDATE images SET state = $2, content = $3, failure = $4 WHERE id = $1";
+    let sql = "UPDATE images SET state = $2, content = $3, failure = $4, finished_at = $5 \
+               WHERE id = $1";
     sqlx::query(sql)
         .bind(id.as_str())
         .bind(phase as i32)
         .bind(content)
         .bind(failure)
+        .bind(int(now.0))
         .execute(db)
         .await?;
+    Ok(())
+}
+
+/// Deletes an image: nothing starts with it any more, and the next request for the same builds
+/// it again.
+pub async fn delete(db: &mut Db, id: &ImageId) -> Result<()> {
+    let sql = "UPDATE images SET state = 3, content = NULL, \
+               failure = 'it was deleted: build it again' WHERE id = $1";
+    sqlx::query(sql).bind(id.as_str()).execute(db).await?;
     Ok(())
 }
 
@@ -183,10 +226,11 @@ pub async fn touch(db: &mut Db, id: &ImageId, now: Time) -> Result<()> {
 }
 
 /// Keeps what a build printed.
-pub async fn append_log(db: &mut Db, id: &ImageId, data: &[u8]) -> Result<()> {
-    sqlx::query("INSERT INTO image_logs (image_id, data) VALUES ($1, $2)")
+pub async fn append_log(db: &mut Db, id: &ImageId, data: &[u8], now: Time) -> Result<()> {
+    sqlx::query("INSERT INTO image_logs (image_id, data, at) VALUES ($1, $2, $3)")
         .bind(id.as_str())
         .bind(data)
+        .bind(int(now.0))
         .execute(db)
         .await?;
     Ok(())
@@ -199,5 +243,26 @@ pub async fn logs(db: &mut Db, id: &ImageId, after: u64, most: u32) -> Result<Ve
     let rows = sqlx::query(sql).bind(id.as_str()).bind(int(after)).bind(most).fetch_all(db).await?;
     rows.iter()
         .map(|row| Ok((number(row, "seq")?, Bytes::from(row.try_get::<Vec<u8>, _>("data")?))))
+        .collect()
+}
+
+/// What a build printed in a span of time, newest first, at most `most` pieces.
+pub async fn past_logs(
+    db: &mut Db,
+    id: &ImageId,
+    span: Span,
+    most: u32,
+) -> Result<Vec<(Time, Bytes)>> {
+    let sql = "SELECT at, data FROM image_logs WHERE image_id = $1 AND at >= $2 AND at < $3 \
+               ORDER BY seq DESC LIMIT $4";
+    let rows = sqlx::query(sql)
+        .bind(id.as_str())
+        .bind(int(span.since.0))
+        .bind(int(span.until.0))
+        .bind(most)
+        .fetch_all(db)
+        .await?;
+    rows.iter()
+        .map(|row| Ok((time(row, "at")?, Bytes::from(row.try_get::<Vec<u8>, _>("data")?))))
         .collect()
 }

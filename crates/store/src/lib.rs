@@ -10,6 +10,7 @@ pub mod dicts;
 pub mod environments;
 pub mod functions;
 pub mod hints;
+pub mod image_names;
 pub mod images;
 pub mod inputs;
 pub mod logs;
@@ -44,6 +45,7 @@ pub type Db = SqliteConnection;
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "base", include_str!("../migrations/0001_base.sql")),
     (2, "objects", include_str!("../migrations/0002_objects.sql")),
+    (3, "images", include_str!("../migrations/0003_images.sql")),
 ];
 
 fn migrator() -> Migrator {

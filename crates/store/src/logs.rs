@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use model::{AppId, FunctionId, TaskId, Time};
 use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
 
 use crate::row::{id, int, number, time};
 use crate::{Db, Result};
@@ -26,6 +27,15 @@ pub struct Entry {
     pub data: Bytes,
 }
 
+/// A span of time: from `since`, up to but without `until`.
+#[derive(Debug, Clone, Copy)]
+pub struct Span {
+    /// Its begin.
+    pub since: Time,
+    /// Its end.
+    pub until: Time,
+}
+
 /// Keeps a piece of output.
 pub async fn append(db: &mut Db, entry: &Entry) -> Result<()> {
     let sql = "INSERT INTO logs (app_id, function_id, task_id, stream, at, data) \
@@ -47,19 +57,44 @@ pub async fn after(db: &mut Db, app: &AppId, after: u64, most: u32) -> Result<Ve
     let sql = "SELECT * FROM logs WHERE app_id = $1 AND seq > $2 ORDER BY seq LIMIT $3";
     let rows =
         sqlx::query(sql).bind(app.as_str()).bind(int(after)).bind(most).fetch_all(db).await?;
-    rows.iter()
-        .map(|row| {
-            Ok(Entry {
-                seq: number(row, "seq")?,
-                app: id(row, "app_id", AppId::parse)?,
-                function: id(row, "function_id", FunctionId::parse)?,
-                task: id(row, "task_id", TaskId::parse)?,
-                stream: row.try_get("stream")?,
-                at: time(row, "at")?,
-                data: Bytes::from(row.try_get::<Vec<u8>, _>("data")?),
-            })
-        })
-        .collect()
+    rows.iter().map(read).collect()
+}
+
+fn read(row: &SqliteRow) -> Result<Entry> {
+    Ok(Entry {
+        seq: number(row, "seq")?,
+        app: id(row, "app_id", AppId::parse)?,
+        function: id(row, "function_id", FunctionId::parse)?,
+        task: id(row, "task_id", TaskId::parse)?,
+        stream: row.try_get("stream")?,
+        at: time(row, "at")?,
+        data: Bytes::from(row.try_get::<Vec<u8>, _>("data")?),
+    })
+}
+
+/// Output of an app in a span of time, newest first, at most `most` pieces; of one container or
+/// one function where these are not empty.
+pub async fn past(
+    db: &mut Db,
+    app: &AppId,
+    task: &str,
+    function: &str,
+    span: Span,
+    most: u32,
+) -> Result<Vec<Entry>> {
+    let sql = "SELECT * FROM logs WHERE app_id = $1 AND ($2 = '' OR task_id = $2) \
+               AND ($3 = '' OR function_id = $3) AND at >= $4 AND at < $5 \
+               ORDER BY seq DESC LIMIT $6";
+    let rows = sqlx::query(sql)
+        .bind(app.as_str())
+        .bind(task)
+        .bind(function)
+        .bind(int(span.since.0))
+        .bind(int(span.until.0))
+        .bind(most)
+        .fetch_all(db)
+        .await?;
+    rows.iter().map(read).collect()
 }
 
 /// Drops the oldest output of an app beyond `keep` bytes. Where it was, `marker` stands. Says

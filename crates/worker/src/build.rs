@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use images::{Context, ContextFile, ContextTree, Request, Secrets};
+use images::{Context, ContextFile, ContextTree, Credentials, Request, Secrets};
 use model::ImageId;
 use model::link::Report;
 use model::spec::{BuildSpec, ImageContent};
@@ -62,17 +62,23 @@ fn blocking(
     if let Some(base) = &spec.base {
         bases.insert("base".to_owned(), roots::image(base).map_err(|e| text(&e))?);
     }
+    let credentials = spec.registry_auth.as_ref().map(|auth| {
+        let (username, password) = (auth.username.clone(), auth.password.clone());
+        Credentials { username, password }
+    });
     let request = Request {
         recipe: &recipe,
         bases: &bases,
         context: &context(worker, spec)?,
         args: &spec.build_args.iter().cloned().collect(),
         secrets: &Secrets(spec.secret_env.clone()),
+        credentials: credentials.as_ref(),
         is_forced: spec.force,
         step_timeout: Some(STEP_MAX),
     };
     let runner = Steps::new(worker, spec.image.as_str());
-    let image = worker.builder.build(&request, &runner, log).map_err(|e| text(&e))?;
+    let mut image = worker.builder.build(&request, &runner, log).map_err(|e| text(&e))?;
+    worker.builder.inspect(&mut image).map_err(|e| text(&e))?;
     roots::content(&image).map_err(|e| text(&e))
 }
 

@@ -46,6 +46,8 @@ pub struct Config {
     pub capacity: Capacity,
     /// The port at which a container finds its own blobs, on its own loopback address.
     pub blob_port: u16,
+    /// Where base images are looked for.
+    pub sources: images::Sources,
 }
 
 /// Why a worker cannot work.
@@ -116,7 +118,7 @@ impl Worker {
         let layers = images::LayerStore::open(folder("images")?).map_err(Error::Layers)?;
         let layers = Arc::new(layers);
         let doors = Doors::open(folder("doors")?, routes).map_err(Error::Doors)?;
-        let builder = images::Builder::new(layers.clone());
+        let builder = images::Builder::with_sources(layers.clone(), config.sources.clone());
         Ok(Arc::new(Self {
             config,
             layers,

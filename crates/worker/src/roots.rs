@@ -2,6 +2,7 @@
 //! function brings, and the client package. All are read-only; what the container writes goes to
 //! a layer of its own, so that no write reaches another container or what the server keeps.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use blobs::Digest;
@@ -11,6 +12,9 @@ use sha2::{Digest as _, Sha256};
 
 use crate::Worker;
 use crate::steps::Steps;
+
+/// The versions of Python that the client runs with.
+const PYTHONS: RangeInclusive<(u8, u8)> = (3, 10)..=(3, 14);
 
 /// A root cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +40,9 @@ pub(crate) enum Error {
     /// The function's files could not be laid over the image.
     #[error("laying the function's files over the image: {0}")]
     Write(#[from] images::RunError),
+    /// The image has not what functions need.
+    #[error("{0}")]
+    Python(String),
     /// The client package could not be prepared.
     #[error("preparing the client package: {0}")]
     Client(String),
@@ -75,9 +82,7 @@ impl Worker {
     }
 
     fn client_layer(&self, spec: &TaskSpec, image: &Image) -> Result<Option<Digest>, Error> {
-        let Some(python) = image.python else {
-            return Err(Error::Client("the image has no Python that is known".into()));
-        };
+        let python = python(image)?;
         let runner = Steps::new(self, "client");
         // What is made once takes a while, and the caller waits for it: the first line, which says
         // so, is for the app's output; what pip says is for the server's log.
@@ -94,7 +99,7 @@ impl Worker {
             .map_err(|error| failed(&error))?;
         // Never with the user's image: what it calls pip is the user's.
         let (major, minor) = python;
-        let base = self.builder.base(&format!("python:{major}.{minor}-slim"), &mut log);
+        let base = self.builder.base_at_hand(&format!("python:{major}.{minor}-slim"), &mut log);
         let base = base.map_err(|error| failed(&error))?;
         let layer = client.layer(&self.builder, &base, &runner, &mut log);
         layer.map(Some).map_err(|error| failed(&error))
@@ -140,6 +145,30 @@ impl Worker {
     }
 }
 
+/// The Python with which a function of an image runs.
+fn python(image: &Image) -> Result<(u8, u8), Error> {
+    let why = match image.python {
+        _ if image.config.is_musl => {
+            "the programs of the function's image are linked to musl (Alpine), which the client's \
+             packages do not run with; take a base with glibc, as debian_slim() or \
+             python:3.11-slim"
+        }
+        Some(python) if PYTHONS.contains(&python) => return Ok(python),
+        Some((major, minor)) => {
+            let why = format!(
+                "`python` in the function's image is Python {major}.{minor}; functions need Python \
+                 3.10 to 3.14: take another base, or pass add_python="
+            );
+            return Err(Error::Python(why));
+        }
+        None => {
+            "the function's image has no `python` on its PATH whose version its files tell; pass \
+             add_python= to from_registry, or take a base with Python 3.10 to 3.14"
+        }
+    };
+    Err(Error::Python(why.into()))
+}
+
 fn files_key(files: &[MountFile], below: &[Digest]) -> Digest {
     let mut hasher = Sha256::new();
     hasher.update(b"files\0");
@@ -153,4 +182,25 @@ fn files_key(files: &[MountFile], below: &[Digest]) -> Digest {
         hasher.update(file.mode.unwrap_or(0o644).to_be_bytes());
     }
     Digest::from_bytes(hasher.finalize().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_that_run_no_functions_are_refused_with_what_to_do() {
+        let check = |version: Option<(u8, u8)>, is_musl: bool, wanted: &str| {
+            let config = images::Config { is_musl, ..images::Config::default() };
+            let image = Image { python: version, config, ..Image::default() };
+            let error = python(&image).unwrap_err().to_string();
+            assert!(error.contains(wanted), "{error}");
+        };
+        check(None, false, "add_python=");
+        check(Some((3, 9)), false, "is Python 3.9");
+        check(Some((3, 15)), false, "is Python 3.15");
+        check(Some((3, 12)), true, "musl");
+        let image = Image { python: Some((3, 12)), ..Image::default() };
+        assert_eq!(python(&image).unwrap(), (3, 12));
+    }
 }

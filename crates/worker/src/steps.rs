@@ -98,7 +98,7 @@ impl<'w> Steps<'w> {
             cgroup_parent: self.worker.cgroup_parent(),
             hostname: "palisade".into(),
             ids,
-            layers: step.layers.clone(),
+            layers: step.layers.iter().chain(&step.bound).cloned().collect(),
             upper: step.dirs.upper.clone(),
             work: step.dirs.work.clone(),
             volatile: false,
@@ -133,7 +133,7 @@ impl StepRunner for Steps<'_> {
         let ids = self.worker.ids.take().ok_or_else(|| refused("no id range is free"))?;
         let settings = self.settings(step)?;
         let plan = self.plan(step, &settings, ids.range())?;
-        let points = MountPoints::before(&plan);
+        let points = MountPoints::before(&plan, &step.layers);
         let (mut ours, theirs) = io::pipe().map_err(failed)?;
         let stderr = theirs.try_clone().map_err(failed)?;
         let stdin = fs::File::open("/dev/null").map_err(failed)?.into();

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::base::BaseError;
 use crate::build::{Builder, Error, Log, Request, say};
 use crate::catalogue;
 use crate::context::normalize;
@@ -19,6 +20,7 @@ use crate::layer::Key;
 use crate::limits::IMAGE_LAYERS_MAX;
 use crate::recipe::{Command, Instruction, Problem, Recipe, RecipeError, RunMount, Step};
 use crate::scope::Scope;
+use crate::sources::Credentials;
 use crate::step::{RunError, StepDirs, StepRunner};
 use crate::uv;
 
@@ -160,7 +162,7 @@ impl<'b, 'l> Build<'b, 'l> {
         let name = expanded.map_err(|problem| place.problem(problem))?;
         self.image = match self.request.recipe.stage(&name, self.stage) {
             Some(stage) => self.finished.get(&stage).cloned().unwrap_or_default(),
-            None => self.named(&name, place)?,
+            None => self.named(&name, self.request.credentials, place)?,
         };
         self.scope.enter_stage();
         Ok(())
@@ -173,30 +175,34 @@ impl<'b, 'l> Build<'b, 'l> {
                 let image = self.finished.get(&stage).cloned().unwrap_or_default();
                 Ok((image, format!("the stage {name}")))
             }
-            None => Ok((self.named(name, place)?, format!("the image {name}"))),
+            // The build's credentials are for the registry of its FROM, and shown to no other.
+            None => Ok((self.named(name, None, place)?, format!("the image {name}"))),
         }
     }
 
     /// An image that is no stage.
-    fn named(&mut self, name: &str, place: &Place<'_>) -> Result<Image, Error> {
+    fn named(
+        &mut self,
+        name: &str,
+        credentials: Option<&Credentials>,
+        place: &Place<'_>,
+    ) -> Result<Image, Error> {
         if let Some(image) = self.request.bases.get(name) {
             return Ok(image.clone());
         }
-        let error = match self.builder.base(name, self.log) {
+        let error = match self.builder.base_with(name, credentials, self.log) {
             Ok(image) => return Ok(image),
             Err(error) => error,
         };
         // Without a registry: uv's program is in its package, too.
-        if let Some(found) = catalogue::find_uv(name) {
+        if let (BaseError::NotThere { .. }, Some(found)) = (&error, catalogue::find_uv(name)) {
             let version = found.map_err(|problem| place.problem(problem))?;
             let minor = self.image.python.map(|(_, minor)| minor);
             let request = uv::Request { version, minor, is_forced: self.request.is_forced };
             return request.image(self.builder, self.runner, self.log);
         }
-        match error {
-            Error::NoBase(problem) => Err(place.problem(problem)),
-            error => Err(error),
-        }
+        let Step { line, text, .. } = place.step;
+        Err(Error::From { line: *line, text: text.clone(), source: Box::new(error) })
     }
 
     /// Puts the layer of a step on the image: the one that is remembered, or what `make` makes.

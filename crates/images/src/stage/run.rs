@@ -66,12 +66,14 @@ impl Build<'_, '_> {
         let (cwd, user) = (config.workdir().to_owned(), config.user.clone());
         let timeout = self.request.step_timeout;
         self.add_layer(key.finish(), place, |build, layers, dirs| {
-            let (mut layers, dirs) = (layers.to_vec(), dirs.clone());
-            let bound = build.lay(&mounts.bound, &mut layers, place)?;
+            let (layers, dirs) = (layers.to_vec(), dirs.clone());
+            let drafts = build.lay(&mounts.bound, &layers, place)?;
+            let bound = drafts.iter().map(Draft::upper).collect();
             let mounts = mounts.made;
-            let step = RunStep { layers, dirs, argv, env, cwd, user, mounts, network, timeout };
+            let step =
+                RunStep { layers, bound, dirs, argv, env, cwd, user, mounts, network, timeout };
             let exit = build.runner.run(&step, build.log).map_err(|e| place.runner(e))?;
-            drop(bound);
+            drop(drafts);
             match exit {
                 Exit::Code(0) => Ok(()),
                 exit => Err(Error::StepFailed {
@@ -184,10 +186,11 @@ impl Build<'_, '_> {
     fn lay(
         &self,
         bound: &[Bound],
-        layers: &mut Vec<PathBuf>,
+        layers: &[PathBuf],
         place: &Place<'_>,
     ) -> Result<Vec<Draft>, Error> {
         let store = self.builder.store();
+        let mut layers = layers.to_vec();
         let mut drafts = Vec::with_capacity(bound.len());
         for bound in bound {
             let draft = store.draft()?;
@@ -195,7 +198,7 @@ impl Build<'_, '_> {
             match bound {
                 Bound::Context(entries) => {
                     let entries: Vec<Entry> = entries.iter().map(|(e, _)| e.clone()).collect();
-                    self.runner.write(layers, &dirs, &entries).map_err(|e| place.runner(e))?;
+                    self.runner.write(&layers, &dirs, &entries).map_err(|e| place.runner(e))?;
                 }
                 Bound::Tree { layers: from, name, source, target } => {
                     let scratch = store.draft()?;
@@ -209,7 +212,7 @@ impl Build<'_, '_> {
                         owner: None,
                         mode: None,
                     };
-                    self.runner.copy(layers, &dirs, &copy).map_err(|e| place.runner(e))?;
+                    self.runner.copy(&layers, &dirs, &copy).map_err(|e| place.runner(e))?;
                 }
             }
             layers.push(draft.upper());

@@ -54,6 +54,7 @@ impl Case {
             context: &self.context,
             args: &self.args,
             secrets: &self.secrets,
+            credentials: None,
             is_forced: self.is_forced,
             step_timeout: None,
         };
@@ -81,6 +82,7 @@ fn output(image: &Image, command: &str) -> String {
     let draft = BUILDER.store().draft().unwrap();
     let step = RunStep {
         layers: BUILDER.store().diffs(&image.layers).unwrap(),
+        bound: Vec::new(),
         dirs: StepDirs { upper: draft.upper(), work: draft.work() },
         argv: vec!["/bin/sh".to_owned(), "-ec".to_owned(), command.to_owned()],
         env: image.config.env.clone(),

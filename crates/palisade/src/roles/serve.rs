@@ -208,6 +208,7 @@ async fn start(serve: &Serve, data: &Data, address: std::net::SocketAddr) -> Res
         pythons: data.path(PYTHONS),
         capacity: capacity(serve)?,
         blob_port: BLOB_PORT_INSIDE,
+        sources: images::Sources { mirrors: serve.registry_mirrors.clone() },
     };
     let (worker_id, capacity) = (worker_config.id.clone(), worker_config.capacity);
     let doors = door_routes(&plane, &tables);

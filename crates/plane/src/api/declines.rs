@@ -9,9 +9,6 @@ const CLIENT: &[(&str, &[&str])] = &[
     ("only the newest deployment of an app is kept: deploy the version that you want again", &[
         "AppDeploymentHistory", "AppPromote", "AppRollback", "AppRollover",
     ]),
-    ("logs can be followed, but not searched or counted yet: ask for them without a range", &[
-        "AppCountLogs", "AppFetchLogs",
-    ]),
     ("an app's tags can be set when it is deployed, not later", &[
         "AppGetTags", "AppSetTags",
     ]),
@@ -97,10 +94,6 @@ const CLIENT: &[(&str, &[&str])] = &[
     ]),
     ("scaling is part of a function's definition: change it there and deploy again", &[
         "FunctionGetSchedulingParams", "FunctionUpdateSchedulingParams",
-    ]),
-    ("images have no names here: they are found by what they are made of", &[
-        "ImageBuildChainGet", "ImageDelete", "ImageGetByTag", "ImageListTags", "ImageNameDelete",
-        "ImagePublish", "ImageTagRevisions",
     ]),
     ("sandboxes are not served yet", &[
         "PersistentSandboxCreate", "PersistentSandboxGet", "PersistentSandboxResume",

@@ -33,7 +33,6 @@ fn refuse_unserved(f: &pb::Function) -> Result<(), Refusal> {
         (f.webhook_config.is_some(), "webhook_config", "web endpoints are not served yet"),
         (f.is_class, "class", "classes are not served yet: use functions"),
         (f.is_server || f.http_config.is_some(), "http_config", "servers are not served yet"),
-        (f.is_builder_function, "run_function", "Image.run_function is not served yet"),
         (f.is_checkpointing_function, "checkpoint", "checkpointing is not served"),
         (f.enable_gpu_snapshot, "enable_gpu_snapshot", "no worker has a GPU"),
         (f.i6pn_enabled, "i6pn", "a private IPv6 network between containers is not served"),
@@ -219,6 +218,10 @@ pub(super) fn spec(f: &pb::Function, largest: &Capacity) -> Result<FunctionSpec,
         let why = format!("{} is not served: only max_inputs=1 is", f.max_inputs);
         return Err(Refusal::invalid("max_inputs", why));
     }
+    let disk_mb = f.resources.as_ref().map_or(0, |resources| resources.ephemeral_disk_mb);
+    if f.is_builder_function && disk_mb > 0 {
+        return Err(Refusal::invalid("ephemeral_disk", "it is not kept for builds: leave it out"));
+    }
     let timeout_ms = timeout("timeout", f.timeout_secs, TIMEOUT_DEFAULT)?;
     let ids = |ids: &[String]| ids.iter().map(|id| MountId::parse(id)).collect::<Result<_, _>>();
     Ok(FunctionSpec {
@@ -227,7 +230,8 @@ pub(super) fn spec(f: &pb::Function, largest: &Capacity) -> Result<FunctionSpec,
         restricted: f.untrusted,
         restrict_output: restrict_output(f),
         block_network: block_network(f)?,
-        single_use: f.single_use_containers || f.max_inputs == 1,
+        single_use: f.single_use_containers || f.max_inputs == 1 || f.is_builder_function,
+        builds: f.is_builder_function,
         image: ImageId::parse(&f.image_id)?,
         mounts: ids(&f.mount_ids)?,
         secrets: f.secret_ids.iter().map(|id| SecretId::parse(id)).collect::<Result<_, _>>()?,

@@ -140,14 +140,22 @@ pub(super) async fn create(
     }
     check_parts(&cx, &mut tx, &spec).await?;
     let name = &definition.function_name;
-    let id = settle_id(&cx, &mut tx, &app.id, &req.existing_function_id, name).await?;
+    let id = match spec.builds {
+        // It is nobody's but its image's: the client calls it by no name, and another of that
+        // name may be the app's.
+        true => FunctionId::new(cx.plane.bits()),
+        false => settle_id(&cx, &mut tx, &app.id, &req.existing_function_id, name).await?,
+    };
     // What runs by an older definition, with its code and its walls, takes no input from now on.
     tasks::retire(&mut tx, &id, cx.now()).await?;
     let function = Function {
         id: id.clone(),
         workspace: app.workspace,
         app: app.id,
-        name: definition.function_name.clone(),
+        name: match spec.builds {
+            true => format!("{name} of {id}"),
+            false => name.clone(),
+        },
         definition: Bytes::from(definition.encode_to_vec()),
         spec: Some(spec),
         created_at: cx.now(),
@@ -177,7 +185,8 @@ async fn check_parts(
     let image = images::get(tx, cx.scope(), &spec.image).await?;
     let image = image.ok_or_else(|| Refusal::not_found("image", &spec.image))?;
     if image.phase != Phase::Ready {
-        let text = format!("image `{}` is not built: wait for its build to end", spec.image);
+        let why = image.failure.unwrap_or_else(|| "wait for its build to end".to_owned());
+        let text = format!("image `{}` is not built: {why}", spec.image);
         return Err(Refusal::Conflict(text));
     }
     if image.content.is_some_and(|content| content.python.is_none()) {

@@ -3,18 +3,23 @@
 use std::time::Duration;
 
 use futures::Stream;
-use model::spec::{BuildSpec, MountFile};
-use model::{ImageId, MountId, SecretId};
+use model::output::Payload;
+use model::spec::{BuildSpec, FunctionBuild, MountFile};
+use model::{FunctionId, ImageId, MountId, SecretId};
+use prost::Message;
 use sha2::{Digest, Sha256};
 use store::images::{self, Image, Phase};
-use store::{Hint, Tx, mounts, secrets};
+use store::inputs::Carried;
+use store::{Hint, Tx, functions, image_names, mounts, secrets};
 use wire::client as pb;
 
 use super::gate::{Cx, Member};
 use super::logs::{place, text};
+use super::outcome::carried;
 use super::poll::Poll;
 use super::refusal::Refusal;
-use crate::limits::{LOG_ENTRIES_MAX, POLL_MAX};
+use crate::builder::{REGISTRY_PASSWORD, REGISTRY_USERNAME};
+use crate::limits::{BUILD_CHAIN_MAX, LOG_ENTRIES_MAX, POLL_MAX};
 
 /// What an image definition may say that cannot be had here.
 fn refuse_unserved(image: &pb::Image) -> Result<(), Refusal> {
@@ -22,16 +27,14 @@ fn refuse_unserved(image: &pb::Image) -> Result<(), Refusal> {
     if image.gpu_config.as_ref().is_some_and(|gpu| gpu.count > 0 || !gpu.gpu_type.is_empty()) {
         return refuse("image.gpu_config", "there is no GPU here to build with");
     }
-    if image.build_function.is_some() || !image.build_function_def.is_empty() {
-        return refuse("image.build_function", "Image.run_function is not served yet");
+    if !image.build_function_def.is_empty() {
+        return refuse("image.build_function_def", "it is not read any more: use build_function");
+    }
+    if image.build_function.is_some() && !image.dockerfile_commands.is_empty() {
+        return refuse("image.build_function", "lines cannot stand beside it: use two images");
     }
     if !image.volume_mounts.is_empty() {
         return refuse("image.volume_mounts", "volumes are not served yet");
-    }
-    let registry = image.image_registry_config.as_ref();
-    if registry.is_some_and(|config| !config.secret_id.is_empty()) {
-        let why = "registry credentials are not served yet";
-        return refuse("image.image_registry_config", why);
     }
     if image.arch() == pb::Arch::Aarch64 {
         return refuse("image.arch", "this machine is x86_64 and cannot build for aarch64");
@@ -40,6 +43,61 @@ fn refuse_unserved(image: &pb::Image) -> Result<(), Refusal> {
         return refuse("image.base_images", "more than one base image is not served");
     }
     Ok(())
+}
+
+/// The secret that opens the registry, if one is needed.
+async fn registry_secret(
+    cx: &Cx<Member>,
+    tx: &mut Tx,
+    config: Option<&pb::ImageRegistryConfig>,
+) -> Result<Option<SecretId>, Refusal> {
+    use pb::RegistryAuthType as Kind;
+    let Some(config) = config else { return Ok(None) };
+    let refuse = |why: &str| Err(Refusal::invalid("image.image_registry_config", why));
+    match config.registry_auth_type() {
+        Kind::Unspecified | Kind::Public if config.secret_id.is_empty() => return Ok(None),
+        Kind::Public => return refuse("a public registry takes no secret: leave it out"),
+        Kind::Unspecified | Kind::StaticCreds => {}
+        Kind::Aws => return refuse("logging in through AWS is not served: use from_registry"),
+        Kind::Gcp => return refuse("logging in through GCP is not served: use from_registry"),
+    }
+    let id = SecretId::parse(&config.secret_id)?;
+    let secret = secrets::get(tx, cx.scope(), &id).await?;
+    let secret = secret.ok_or_else(|| Refusal::not_found("secret", &id))?;
+    for name in [REGISTRY_USERNAME, REGISTRY_PASSWORD] {
+        if !secret.env.contains_key(name) {
+            return refuse(&format!("the secret lacks `{name}`: a registry is asked with both"));
+        }
+    }
+    Ok(Some(secret.id))
+}
+
+/// The function whose run makes the image, and its arguments.
+async fn function_build(
+    cx: &Cx<Member>,
+    tx: &mut Tx,
+    id: &str,
+    build: Option<&pb::BuildFunction>,
+) -> Result<Option<FunctionBuild>, Refusal> {
+    let Some(build) = build else {
+        if id.is_empty() {
+            return Ok(None);
+        }
+        return Err(Refusal::invalid("image.build_function", "it is missing"));
+    };
+    let function = functions::get(tx, cx.scope(), &FunctionId::parse(id)?).await?;
+    let builds =
+        |function: &functions::Function| function.spec.as_ref().is_some_and(|spec| spec.builds);
+    let function = function.filter(builds).ok_or_else(|| Refusal::not_found("function", id))?;
+    let input = build.input.clone().unwrap_or_default();
+    let (args, data_format) = match carried(input)? {
+        Carried { args: Payload::Inline(args), data_format, .. } => (args, data_format),
+        Carried { args: Payload::Blob(_), .. } => {
+            let why = "it is too large: pass less to `run_function`";
+            return Err(Refusal::invalid("image.build_function.input", why));
+        }
+    };
+    Ok(Some(FunctionBuild { function: function.id, args, data_format }))
 }
 
 async fn build_spec(
@@ -68,6 +126,12 @@ async fn build_spec(
         let known = secrets::get(tx, cx.scope(), &id).await?;
         secret_ids.push(known.ok_or_else(|| Refusal::not_found("secret", &id))?.id);
     }
+    let registry_secret = registry_secret(cx, tx, image.image_registry_config.as_ref()).await?;
+    let build = image.build_function.as_ref();
+    let function = function_build(cx, tx, &req.build_function_id, build).await?;
+    if function.is_some() && base.is_none() {
+        return Err(Refusal::invalid("image.base_images", "a function builds on an image"));
+    }
     let inline = image.context_files.into_iter().map(|file| (file.filename, file.data));
     let spec = BuildSpec {
         image: ImageId::new(cx.plane.bits()),
@@ -78,17 +142,32 @@ async fn build_spec(
         context_inline: inline.collect(),
         secrets: secret_ids,
         secret_env: Vec::new(),
+        registry_secret,
+        registry_auth: None,
         force: req.force_build || req.ignore_cache,
+        function,
     };
     Ok((spec, base))
 }
 
-/// Hash of all that decides an image's content.
-fn key(spec: &BuildSpec, base: Option<&ImageId>, builder_version: &str) -> Result<String, Refusal> {
+/// Hash of all that decides an image's content. A function has another id each time that it is
+/// defined; the client tells what counts of it.
+fn key(
+    spec: &BuildSpec,
+    base: Option<&ImageId>,
+    builder_version: &str,
+    function: Option<&pb::BuildFunction>,
+) -> Result<String, Refusal> {
     let BuildSpec { commands, build_args, context, context_inline, secrets, .. } = spec;
-    let decides = (builder_version, base, commands, build_args, context, context_inline, secrets);
+    let registry = &spec.registry_secret;
+    let files = (context, context_inline);
+    let decides = (builder_version, base, commands, build_args, files, secrets, registry);
     let text = serde_json::to_vec(&decides).map_err(Refusal::internal)?;
-    Ok(hex::encode(Sha256::digest(text)))
+    let mut hasher = Sha256::new_with_prefix(text);
+    if let Some(function) = function {
+        hasher.update(function.encode_to_vec());
+    }
+    Ok(hex::encode(hasher.finalize()))
 }
 
 /// The image of that definition; it is built if it never was.
@@ -98,13 +177,10 @@ pub(super) async fn get_or_create(
 ) -> Result<pb::ImageGetOrCreateResponse, Refusal> {
     let image = req.image.take().ok_or_else(|| Refusal::invalid("image", "it is missing"))?;
     refuse_unserved(&image)?;
-    if !req.build_function_id.is_empty() {
-        let why = "Image.run_function is not served yet";
-        return Err(Refusal::invalid("build_function_id", why));
-    }
     let mut tx = cx.plane.store.begin().await?;
+    let function = image.build_function.clone();
     let (spec, base) = build_spec(&cx, &mut tx, &req, image).await?;
-    let key = key(&spec, base.as_ref(), &req.builder_version)?;
+    let key = key(&spec, base.as_ref(), &req.builder_version, function.as_ref())?;
     let known = match spec.force {
         true => {
             images::retire(&mut tx, cx.scope(), &key).await?;
@@ -125,6 +201,8 @@ pub(super) async fn get_or_create(
                 build: spec,
                 content: None,
                 failure: None,
+                call: None,
+                finished_at: None,
                 created_at: cx.now(),
             };
             images::insert(&mut tx, &image).await?;
@@ -158,12 +236,63 @@ pub(super) async fn from_id(
     cx: Cx<Member>,
     req: pb::ImageFromIdRequest,
 ) -> Result<pb::ImageFromIdResponse, Refusal> {
-    let id = ImageId::parse(&req.image_id)?;
     let mut db = cx.plane.store.read().await?;
-    let image = images::get(&mut db, cx.scope(), &id).await?;
-    let image = image.ok_or_else(|| Refusal::not_found("image", &req.image_id))?;
+    let image = find(&cx, &mut db, &req.image_id).await?;
     let metadata = Some(metadata(&image));
     Ok(pb::ImageFromIdResponse { image_id: image.id.into(), metadata })
+}
+
+/// Deletes an image and its names. What runs goes on; nothing starts with it any more.
+pub(super) async fn delete(cx: Cx<Member>, req: pb::ImageDeleteRequest) -> Result<(), Refusal> {
+    let mut tx = cx.plane.store.begin().await?;
+    let image = find(&cx, &mut tx, &req.image_id).await?;
+    if !matches!(image.phase, Phase::Ready | Phase::Failed) {
+        return Err(Refusal::Conflict(format!("image `{}` is being built: wait", image.id)));
+    }
+    image_names::forget(&mut tx, &image.id).await?;
+    images::delete(&mut tx, &image.id).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+async fn find(cx: &Cx<Member>, db: &mut store::Db, id: &str) -> Result<Image, Refusal> {
+    let image = images::get(db, cx.scope(), &ImageId::parse(id)?).await?;
+    image.ok_or_else(|| Refusal::not_found("image", id))
+}
+
+/// The builds that led to an image, in their order. Their logs are found under the image's id.
+pub(super) async fn build_chain(
+    cx: Cx<Member>,
+    req: pb::ImageBuildChainGetRequest,
+) -> Result<pb::ImageBuildChainGetResponse, Refusal> {
+    let mut db = cx.plane.store.read().await?;
+    let mut image = find(&cx, &mut db, &req.image_id).await?;
+    let mut build_steps = Vec::new();
+    loop {
+        let base = image.base.clone();
+        build_steps.push(pb::ImageBuildStep {
+            started_at: Some(timestamp(image.created_at.0)),
+            // The millisecond in which it ended belongs to it.
+            finished_at: Some(timestamp(image.finished_at.unwrap_or(cx.now()).0 + 1)),
+            builder_app_id: String::new(),
+            builder_task_id: image.id.to_string(),
+            image_id: image.id.into(),
+        });
+        let Some(base) = base else { break };
+        match images::get(&mut db, cx.scope(), &base).await? {
+            Some(base) if build_steps.len() < BUILD_CHAIN_MAX => image = base,
+            Some(_) | None => break,
+        }
+    }
+    build_steps.reverse();
+    Ok(pb::ImageBuildChainGetResponse { build_steps })
+}
+
+/// A moment in the wire's form.
+pub(super) fn timestamp(ms: u64) -> prost_types::Timestamp {
+    let seconds = i64::try_from(ms / 1_000).unwrap_or(i64::MAX);
+    let nanos = i32::try_from(ms % 1_000).unwrap_or(0) * 1_000_000;
+    prost_types::Timestamp { seconds, nanos }
 }
 
 struct Follow {

@@ -19,13 +19,23 @@ mod dicts;
 mod environments;
 mod functions;
 mod identity;
+mod image_names;
 mod images;
 mod intake;
 mod logs;
 mod mounts;
 mod objects;
 mod outcome;
+mod past_logs;
 mod poll;
 mod queues;
 mod replay;
 mod secrets;
+
+use wire::client::{FunctionCallInvocationType, FunctionCallType};
+
+/// The kind of a call of one input.
+pub(crate) const CALL_UNARY: i32 = FunctionCallType::Unary as i32;
+
+/// How a call is made whose caller waits for its answer.
+pub(crate) const CALL_SYNC: i32 = FunctionCallInvocationType::Sync as i32;

@@ -7,7 +7,7 @@ use super::gate::{ANY_TASK, ANYBODY, KNOWN, MEMBER, USER};
 use super::table::RpcTable;
 use super::{
     apps, blobs, calls, chunks, containers, declines, dicts, environments, functions, identity,
-    images, logs, mounts, queues, secrets,
+    image_names, images, logs, mounts, past_logs, queues, secrets,
 };
 
 /// The rows of the client's service.
@@ -43,6 +43,15 @@ pub fn client_rows() -> RpcTable {
         .definition(ImageGetOrCreate,         MEMBER,    images::get_or_create)
         .stream(ImageJoinStreaming,           MEMBER,    images::join)
         .unary (ImageFromId,                  MEMBER,    images::from_id)
+        .unary (ImageDelete,                  MEMBER,    images::delete)
+        .unary (ImageBuildChainGet,           MEMBER,    images::build_chain)
+        .unary (ImageGetByTag,                MEMBER,    image_names::get)
+        .unary (ImagePublish,                 MEMBER,    image_names::publish)
+        .unary (ImageListTags,                MEMBER,    image_names::list)
+        .unary (ImageTagRevisions,            MEMBER,    image_names::publications)
+        .unary (ImageNameDelete,              MEMBER,    image_names::delete)
+        .unary (AppFetchLogs,                 MEMBER,    past_logs::fetch)
+        .unary (AppCountLogs,                 MEMBER,    past_logs::count)
         .unary (SecretGetOrCreate,            MEMBER,    secrets::get_or_create)
         .unary (SecretUpdate,                 MEMBER,    secrets::update)
         .unary (SecretDelete,                 MEMBER,    secrets::delete)

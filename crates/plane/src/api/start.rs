@@ -58,6 +58,7 @@ pub(crate) async fn task_spec(
         arguments,
         network: if spec.block_network { Network::Blocked } else { Network::Open },
         limits: spec.resources.limits(&plane.config.defaults, &machine),
+        keeps_files: spec.builds,
     })
 }
 

@@ -132,6 +132,7 @@ fn spec(name: &str, image: &ImageId, restricted: bool) -> FunctionSpec {
         restrict_output: false,
         block_network: restricted,
         single_use: false,
+        builds: false,
         image: image.clone(),
         mounts: vec![],
         secrets: vec![],
@@ -148,6 +149,9 @@ fn spec(name: &str, image: &ImageId, restricted: bool) -> FunctionSpec {
         concurrency: Concurrency::default(),
     }
 }
+
+/// The name of each workspace's image, in the environment that only it has.
+pub(crate) const IMAGE_NAME: &str = "named:latest";
 
 impl Tenant {
     async fn new(plane: &Arc<Plane>, name: &str) -> Self {
@@ -170,6 +174,15 @@ impl Tenant {
             app_id = insert_app(&mut tx, &scope, id, environment, now).await;
         }
         let image = insert_image(&mut tx, plane, &scope).await;
+        let publication = image_names::Publication {
+            seq: 0,
+            revision: format!("ir-{name}"),
+            name: IMAGE_NAME.into(),
+            image: image.clone(),
+            at: now,
+        };
+        let named = environments::by_name(&mut tx, &scope, name).await.unwrap().unwrap().id;
+        image_names::publish(&mut tx, &scope, &named, &publication).await.unwrap();
         let file = hex::encode(Sha256::digest(name));
         mounts::put_file(&mut tx, &scope, &file, 4).await.unwrap();
         let mount = MountId::new(plane.bits());
@@ -286,6 +299,9 @@ async fn insert_image(tx: &mut Tx, plane: &Plane, scope: &Scope) -> ImageId {
         context_inline: vec![],
         secrets: vec![],
         secret_env: vec![],
+        function: None,
+        registry_secret: None,
+        registry_auth: None,
         force: false,
     };
     let image = images::Image {
@@ -298,11 +314,13 @@ async fn insert_image(tx: &mut Tx, plane: &Plane, scope: &Scope) -> ImageId {
         build,
         content: None,
         failure: None,
+        call: None,
+        finished_at: None,
         created_at: plane.now(),
     };
     images::insert(tx, &image).await.unwrap();
     let content = ImageContent { layers: vec![], config: "{}".into(), python: Some((3, 11)) };
-    images::finish(tx, &id, &Ok(content)).await.unwrap();
+    images::finish(tx, &id, &Ok(content), plane.now()).await.unwrap();
     id
 }
 

@@ -10,7 +10,7 @@ use tonic::Code;
 use wire::client as pb;
 use wire::client::Function;
 
-use crate::place::{Place, Tenant, Who};
+use crate::place::{IMAGE_NAME, Place, Tenant, Who};
 use crate::raw::{frame, pieces, request, send};
 
 const AT_ONCE: Duration = Duration::from_secs(10);
@@ -136,6 +136,7 @@ pub(crate) fn foreign(ours: &Tenant, theirs: &Tenant) -> Vec<Case> {
         case("FunctionCallGetDataIn", data(&call)),
     ];
     cases.extend(foreign_parts(ours, theirs));
+    cases.extend(foreign_names(ours, theirs));
     cases.extend(foreign_arguments(ours, theirs));
     cases.extend(crate::objects::foreign(theirs));
     cases
@@ -245,6 +246,11 @@ fn foreign_parts(ours: &Tenant, theirs: &Tenant) -> Vec<Case> {
             },
         ),
         case("ImageFromId", pb::ImageFromIdRequest { image_id: theirs.image.to_string() }),
+        case("ImageDelete", pb::ImageDeleteRequest { image_id: theirs.image.to_string() }),
+        case(
+            "ImageBuildChainGet",
+            pb::ImageBuildChainGetRequest { image_id: theirs.image.to_string() },
+        ),
         case(
             "SecretGetOrCreate",
             pb::SecretGetOrCreateRequest {
@@ -277,6 +283,45 @@ fn foreign_parts(ours: &Tenant, theirs: &Tenant) -> Vec<Case> {
         function(ours, "", &|f| f.mount_ids = vec![theirs.mount.to_string()]),
         function(ours, "", &|f| f.secret_ids = vec![theirs.secret.to_string()]),
     ]
+}
+
+/// Names of images, and output of the past.
+fn foreign_names(ours: &Tenant, theirs: &Tenant) -> Vec<Case> {
+    let tag = format!("{}/{IMAGE_NAME}", theirs.environment);
+    let publish = |image: &model::ImageId, tag: &str| pb::ImagePublishRequest {
+        image_id: image.to_string(),
+        tag: tag.to_owned(),
+        ..Default::default()
+    };
+    let logs = |app_id: String, task_id: String| {
+        let count = pb::AppCountLogsRequest {
+            app_id: app_id.clone(),
+            task_id: task_id.clone(),
+            ..Default::default()
+        };
+        let fetch = pb::AppFetchLogsRequest { app_id, task_id, ..Default::default() };
+        [case("AppCountLogs", count), case("AppFetchLogs", fetch)]
+    };
+    let mut cases = vec![
+        case("ImageGetByTag", pb::ImageGetByTagRequest { tag: tag.clone(), ..Default::default() }),
+        case("ImagePublish", publish(&theirs.image, "mine")),
+        case("ImagePublish", publish(&ours.image, &tag)),
+        case(
+            "ImageListTags",
+            pb::ImageListTagsRequest {
+                environment_name: theirs.environment.clone(),
+                ..Default::default()
+            },
+        ),
+        case(
+            "ImageTagRevisions",
+            pb::ImageTagRevisionsRequest { tag: tag.clone(), ..Default::default() },
+        ),
+        case("ImageNameDelete", pb::ImageNameDeleteRequest { tag }),
+    ];
+    cases.extend(logs(theirs.app.to_string(), String::new()));
+    cases.extend(logs(String::new(), theirs.image.to_string()));
+    cases
 }
 
 /// Requests of a container that name what is theirs.
@@ -384,7 +429,8 @@ async fn untouched(place: &Place) {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_requests_are_answered_to_their_owner() {
     let place = Place::new().await;
-    let endings = ["AppStop", "AppClientDisconnect", "FunctionCallCancel"];
+    let endings =
+        ["AppStop", "AppClientDisconnect", "FunctionCallCancel", "ImageDelete", "ImageNameDelete"];
     let streams = ["AppGetLogs", "DictContents", "FunctionCallGetDataOut", "FunctionCallGetDataIn"];
     for case in foreign(&place.ours, &place.ours) {
         if endings.contains(&case.0) || streams.contains(&case.0) {

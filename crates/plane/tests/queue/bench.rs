@@ -52,6 +52,7 @@ pub(crate) fn spec() -> FunctionSpec {
         restrict_output: false,
         block_network: false,
         single_use: false,
+        builds: false,
         image: ImageId::new([1; 16]),
         mounts: vec![],
         secrets: vec![],
@@ -270,6 +271,9 @@ async fn insert_image(tx: &mut Tx, workspace: &WorkspaceId, id: &ImageId) {
         context_inline: vec![],
         secrets: vec![],
         secret_env: vec![],
+        function: None,
+        registry_secret: None,
+        registry_auth: None,
         force: false,
     };
     let image = images::Image {
@@ -282,11 +286,13 @@ async fn insert_image(tx: &mut Tx, workspace: &WorkspaceId, id: &ImageId) {
         build,
         content: None,
         failure: None,
+        call: None,
+        finished_at: None,
         created_at: Time(1),
     };
     images::insert(tx, &image).await.unwrap();
     let content = ImageContent { layers: vec![], config: "{}".into(), python: Some((3, 11)) };
-    images::finish(tx, id, &Ok(content)).await.unwrap();
+    images::finish(tx, id, &Ok(content), Time(1)).await.unwrap();
 }
 
 pub(crate) fn success(text: &str) -> Outcome {

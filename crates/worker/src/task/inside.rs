@@ -26,7 +26,7 @@ pub(crate) struct Places<'p> {
     /// Its root, bottom first.
     pub layers: Vec<PathBuf>,
     /// Its writable layer.
-    pub scratch: &'p jail::disk::Scratch,
+    pub dirs: images::StepDirs,
     /// The folder with its socket.
     pub door: &'p Path,
     /// The address to ask for names, where it has a network.
@@ -49,6 +49,10 @@ fn environment(spec: &TaskSpec, image: &Image) -> Vec<(String, String)> {
     };
     env.set_env("PYTHONPATH", python_path);
     env.set_env("PYTHONUNBUFFERED", "1".into());
+    if spec.keeps_files {
+        // What Python compiles of the source that is laid over the image is no part of it.
+        env.set_env("PYTHONDONTWRITEBYTECODE", "1".into());
+    }
     // Without it the program takes the path of a client on a user's machine (modal 1.6.4).
     env.set_env("MODAL_IS_REMOTE", "1".into());
     env.set_env("MODAL_SERVER_URL", format!("unix://{DOOR_INSIDE}/{SOCKET_NAME}"));
@@ -95,9 +99,10 @@ pub(crate) fn plan(spec: &TaskSpec, image: &Image, places: Places<'_>) -> Plan {
         cgroup_parent: places.cgroup_parent,
         ids: places.ids,
         layers: places.layers,
-        upper: places.scratch.upper.clone(),
-        work: places.scratch.work.clone(),
-        volatile: true,
+        upper: places.dirs.upper,
+        work: places.dirs.work,
+        // What is kept is written to the disk before it gets its name.
+        volatile: !spec.keeps_files,
         binds: vec![Bind {
             source: places.door.to_owned(),
             target: DOOR_INSIDE.into(),

@@ -1,6 +1,7 @@
 //! One container's life on this worker.
 
 pub(crate) mod inside;
+mod keep;
 mod output;
 mod run;
 

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use images::StepDirs;
 use jail::network::Policy;
 use jail::{Child, Ended, Exit, Prepared, Stdio};
 use model::link::{End, Report, Stream};
@@ -16,6 +17,7 @@ use tokio::task::JoinSet;
 use tracing::Instrument;
 
 use super::inside::{Places, plan};
+use super::keep::Keeping;
 use super::{output, plain_name};
 use crate::door::Door;
 use crate::limits::LAST_OUTPUT_MAX;
@@ -26,6 +28,8 @@ use crate::{Worker, ids, roots};
 enum Error {
     #[error(transparent)]
     Root(#[from] roots::Error),
+    #[error("the layer for its files: {0}")]
+    Layer(#[from] images::LayerError),
     #[error("this machine runs as many containers as it has id ranges for")]
     Ids,
     #[error("its disk space: {0}")]
@@ -48,8 +52,27 @@ enum Error {
 struct Held {
     door: Door,
     network: Option<crate::networks::Attached>,
-    scratch: jail::disk::Scratch,
+    files: Files,
     ids: ids::Taken,
+}
+
+/// Where a container's changes of files go.
+enum Files {
+    /// Away with it.
+    Scratch(jail::disk::Scratch),
+    /// Into a layer over its image, once it has ended well.
+    Kept(Box<Keeping>),
+}
+
+impl Files {
+    fn dirs(&self) -> StepDirs {
+        match self {
+            Self::Scratch(scratch) => {
+                StepDirs { upper: scratch.upper.clone(), work: scratch.work.clone() }
+            }
+            Self::Kept(keeping) => keeping.dirs(),
+        }
+    }
 }
 
 /// Runs a task until its end, which it returns. `stop` says how long the container may take to
@@ -99,7 +122,7 @@ async fn live(
     mut stop: watch::Receiver<Option<Duration>>,
 ) -> Result<(Ended, bool), Error> {
     let task = spec.task.clone();
-    let (child, held, streams) = start(worker, spec).await?;
+    let (child, mut held, streams) = start(worker, spec).await?;
     worker.report(Report::Started { task: task.clone() }).await;
     let mut following = JoinSet::new();
     for (stream, pipe) in streams {
@@ -115,18 +138,28 @@ async fn live(
     if tokio::time::timeout(LAST_OUTPUT_MAX, rest).await.is_err() {
         tracing::warn!("a container's output did not end with it");
     }
+    let is_well = !stopped && !ended.oom && matches!(ended.exit, Exit::Code(0));
+    if let Files::Kept(keeping) = &mut held.files
+        && is_well
+    {
+        let result = keeping.commit(worker).await;
+        worker.report(Report::Kept { task, result }).await;
+    }
     release(worker, held).await;
     Ok((ended, stopped))
 }
 
 /// Gives back what the container owned.
 async fn release(worker: &Arc<Worker>, held: Held) {
-    let Held { door, network, scratch, ids } = held;
+    let Held { door, network, files, ids } = held;
     drop(door);
     let _turn = worker.changes.acquire().await;
     let removed = tokio::task::spawn_blocking(move || {
         drop(network);
-        let removed = scratch.remove();
+        let removed = match files {
+            Files::Scratch(scratch) => scratch.remove(),
+            Files::Kept(_) => Ok(()),
+        };
         drop(ids);
         removed
     });
@@ -186,18 +219,21 @@ async fn start(worker: &Arc<Worker>, spec: TaskSpec) -> Result<(Child, Held, Str
     let name = plain_name(&spec.task);
     let ids = worker.ids.take().ok_or(Error::Ids)?;
     let range = ids.range();
-    let (spec, image, layers, scratch) = {
+    let (spec, image, layers, files) = {
         let (worker, name) = (worker.clone(), name.clone());
         let work = move || {
             let image = roots::image(&spec.image)?;
             let layers = worker.root(&spec, &image)?;
-            let scratch = worker.disk.make(&name, spec.limits.disk_bytes)?;
-            Ok::<_, Error>((spec, image, layers, scratch))
+            let files = match spec.keeps_files {
+                true => Files::Kept(Box::new(Keeping::begin(&worker, &image)?)),
+                false => Files::Scratch(worker.disk.make(&name, spec.limits.disk_bytes)?),
+            };
+            Ok::<_, Error>((spec, image, layers, files))
         };
         tokio::task::spawn_blocking(work).await.map_err(|_| Error::Thread)??
     };
     let door = worker.doors.make(&spec.task, &name, range.first).await?;
-    let mut held = Held { door, network: None, scratch, ids };
+    let mut held = Held { door, network: None, files, ids };
     let (stdio, streams) = streams()?;
     let resolver = match spec.network {
         Network::Blocked => None,
@@ -208,11 +244,14 @@ async fn start(worker: &Arc<Worker>, spec: TaskSpec) -> Result<(Child, Held, Str
         cgroup_parent: worker.cgroup_parent(),
         ids: range,
         layers,
-        scratch: &held.scratch,
+        dirs: held.files.dirs(),
         door: held.door.folder(),
         resolver,
     };
     let plan = plan(&spec, &image, places);
+    if let Files::Kept(keeping) = &mut held.files {
+        keeping.note_mount_points(&plan);
+    }
     let prepared = tokio::task::spawn_blocking(move || jail::prepare(&plan, stdio))
         .await
         .map_err(|_| Error::Thread)??;
