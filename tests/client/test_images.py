@@ -30,11 +30,11 @@ DOCKERFILE = """
     COPY --from=tools /tools/ /copied
     COPY --from=1 --chown=mail /out/link /followed
     COPY kept.txt* skipped.txt* /context/
-    RUN --mount=type=bind,source=kept.txt,target=/b/kept.txt \\
-        --mount=type=bind,from=tools,source=/tools,target=/b/tools \\
-        --mount=type=tmpfs,target=/b/memory \\
+    RUN --mount=type=bind,source=kept.txt,target=/tied/kept.txt \\
+        --mount=type=bind,from=tools,source=/tools,target=/tied/tools \\
+        --mount=type=tmpfs,target=/tied/memory \\
         --mount=type=secret,id=NONE \\
-        cat /b/kept.txt /b/tools/sub/what > /bound && echo x > /b/memory/x
+        cat /tied/kept.txt /tied/tools/sub/what > /bound && echo x > /tied/memory/x
 """
 
 PROJECT = """
@@ -110,8 +110,8 @@ def methods(modal, work: Path) -> dict:
     lines = ["ARG WORD", "COPY note.txt /note", "RUN echo $WORD $(cat /note) > /said"]
     note = {"note.txt": str(work / "folder/a/b.txt")}
     copied = "cat /copied/link /bound /followed; stat -c '%a %U' /copied/sub /followed; " \
-        "readlink /copied/link; ls /context /b 2>&1"
-    nothing = "ls: cannot access '/b': No such file or directory"
+        "readlink /copied/link; ls /context /tied 2>&1"
+    nothing = "ls: cannot access '/tied': No such file or directory"
     settings = base.env({"A": "it's $HOME"}).workdir("/w").run_commands("echo \"$A\" > said")
     return {
         "from_registry": lambda: (

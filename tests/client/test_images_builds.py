@@ -234,9 +234,10 @@ def python_archive(path: Path) -> None:
     with tarfile.open(path, "w:gz", compresslevel=1) as archive:
         archive.add("/usr/bin/python3.11", "python/bin/python3.11")
         archive.add(library, "python/lib/python3.11", filter=wanted)
-        link = tarfile.TarInfo("python/bin/python3")
-        link.type, link.linkname = tarfile.SYMTYPE, "python3.11"
-        archive.addfile(link)
+        for name in ("python", "python3"):
+            link = tarfile.TarInfo(f"python/bin/{name}")
+            link.type, link.linkname = tarfile.SYMTYPE, "python3.11"
+            archive.addfile(link)
         text = b"WHERE = 'imported'\n"
         module = tarfile.TarInfo("python/lib/python3.11/palisade_marker.py")
         module.size, module.mode, module.mtime = len(text), 0o640, 1_600_000_000

@@ -150,6 +150,8 @@ pub(super) async fn get_or_create(
         files.push(MountFile { path: file.filename, sha256: file.sha256_hex, mode, tree: None });
     }
     let id = MountId::new(cx.plane.bits());
+    // The client sends them as they were hashed; the same files are the same build context.
+    files.sort_by(|a, b| a.path.cmp(&b.path));
     mounts::insert(&mut tx, cx.scope(), &id, &files, cx.now()).await?;
     tx.commit().await?;
     let handle_metadata = Some(pb::MountHandleMetadata::default());
