@@ -3,6 +3,7 @@
 
 mod bench;
 mod check;
+mod debian;
 mod demo;
 mod fresh;
 mod kernel;
@@ -12,6 +13,7 @@ mod server;
 mod suite;
 mod tidy;
 mod venv;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -24,8 +26,10 @@ usage: cargo xtask <verb>
   demo     runs untrusted code in a restricted function, on a server of its own, and shows that
            nothing is left behind (root; installs what is missing)
   check    formatting, clippy and the rules of the house
-  test     check, then all tests: Rust, the official client, attacks from inside containers
-           (root; installs what is missing). Arguments after `test` go to pytest.
+  test     check, then all tests: Rust, the official client, attacks from inside containers,
+           another kernel (root; installs what is missing). Arguments after `test` go to pytest.
+  vm       the jail's tests and the client on Debian 12's own kernel (6.1) with control groups of
+           version 2 alone, in a virtual machine; the last part of `test` (root)
   bench    times calls, and beside them what their parts cost (root; a release build)
   fresh    the two commands above (or the verbs named) on a machine with nothing: a Debian 12 root
            made for it, namespaces of its own, a clean clone of what is committed
@@ -43,6 +47,7 @@ fn main() -> ExitCode {
         "demo" => Workspace::find().and_then(|workspace| demo::run(&workspace)),
         "check" => Workspace::find().and_then(|workspace| check::run(&workspace)),
         "test" => Workspace::find().and_then(|w| suite::run(&w, &arguments[1..])),
+        "vm" => Workspace::find().and_then(|workspace| vm::run(&workspace)),
         "bench" => Workspace::find().and_then(|workspace| bench::run(&workspace)),
         "fresh" => Workspace::find().and_then(|w| fresh::run(&w, &arguments[1..])),
         fresh::INSIDE if arguments.len() == 3 => {

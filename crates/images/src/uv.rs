@@ -63,6 +63,7 @@ impl Request {
         let base = builder.base_at_hand(&base, log).map_err(|e| failed(Box::new(e)))?;
         let draft = store.draft()?;
         let dirs = StepDirs { upper: draft.upper(), work: draft.work() };
+        let _used = store.lease(&base.layers)?;
         let step = self.step(store.diffs(&base.layers)?, dirs, &base);
         match runner.run(&step, log).map_err(|e| failed(Box::new(e)))? {
             Exit::Code(0) => {}

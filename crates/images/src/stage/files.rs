@@ -11,13 +11,20 @@ use crate::recipe::{Copy, CopySource, Problem};
 use crate::stage::{Build, Place};
 use crate::step::{Entry, EntryKind, StepDirs, TreeCopy};
 
+/// Where a tree lies.
+enum From {
+    /// In layers of the store.
+    Layers,
+    /// In a folder of the host.
+    Folder(PathBuf),
+}
+
 /// A tree that files are copied from.
 struct Tree {
     /// What it is called in errors.
     name: String,
-    /// Its folders, bottom first.
-    folders: Vec<PathBuf>,
-    /// What its folders hold.
+    from: From,
+    /// What it holds; its layers, where it has some.
     digests: Vec<Digest>,
     /// What of it is copied: absolute paths, perhaps with patterns.
     sources: Vec<String>,
@@ -73,7 +80,7 @@ impl Build<'_, '_> {
             let tree = self.request.context.tree(&paths).filter(|_| !has_texts);
             return Ok(tree.map(|tree| Tree {
                 name: tree.name.clone(),
-                folders: vec![tree.folder.clone()],
+                from: From::Folder(tree.folder.clone()),
                 digests: vec![tree.digest],
                 sources,
             }));
@@ -84,8 +91,7 @@ impl Build<'_, '_> {
             return Err(place.problem(problem));
         }
         let (image, name) = self.source(from, place)?;
-        let folders = self.builder.store().diffs(&image.layers)?;
-        Ok(Some(Tree { name, folders, digests: image.layers, sources }))
+        Ok(Some(Tree { name, from: From::Layers, digests: image.layers, sources }))
     }
 
     /// `COPY --from=`, or from a context that is a tree.
@@ -110,10 +116,18 @@ impl Build<'_, '_> {
             &mode.map(|mode| mode.to_string()).unwrap_or_default(),
         ]);
         self.add_layer(key.finish(), place, |build, layers, dirs| {
-            let scratch = build.builder.store().draft()?;
+            let store = build.builder.store();
+            let scratch = store.draft()?;
+            let (from, _used) = match tree.from {
+                From::Layers => {
+                    let used = store.lease(&tree.digests)?;
+                    (store.diffs(&tree.digests)?, Some(used))
+                }
+                From::Folder(folder) => (vec![folder], None),
+            };
             let copy = TreeCopy {
                 name: tree.name,
-                from: tree.folders,
+                from,
                 scratch: StepDirs { upper: scratch.upper(), work: scratch.work() },
                 sources: tree.sources,
                 destination,

@@ -202,6 +202,7 @@ impl Build<'_, '_> {
                 }
                 Bound::Tree { layers: from, name, source, target } => {
                     let scratch = store.draft()?;
+                    let _used = store.lease(from)?;
                     let copy = TreeCopy {
                         name: name.clone(),
                         from: store.diffs(from)?,
