@@ -54,6 +54,13 @@ def test_images_of_registries_are_refused_by_name(modal):
     assert "registry.invalid/some/image:tag" in text
     text = refused(modal, modal.Image.micromamba().micromamba_install("xz"))
     assert "mambaorg/micromamba" in text
+    secret = modal.Secret.from_dict
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "c"}
+    text = refused(modal, modal.Image.from_aws_ecr("registry.invalid/x", secret(keys)))
+    assert "AWS is not served" in text
+    keys = {"SERVICE_ACCOUNT_JSON": "{}"}
+    image = modal.Image.from_gcp_artifact_registry("registry.invalid/x", secret(keys))
+    assert "GCP is not served" in refused(modal, image)
     base = modal.Image.debian_slim()
     text = refused(modal, base.uv_pip_install("six", uv_version="0.8.3-alpine"))
     assert "ghcr.io/astral-sh/uv:0.8.3-alpine" in text and "uv:0.8.3" in text
