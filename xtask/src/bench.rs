@@ -16,7 +16,7 @@ use crate::venv::Venv;
 use crate::workspace::{Workspace, cargo, need_root};
 
 /// Figures by name.
-type Figures = BTreeMap<String, f64>;
+pub(crate) type Figures = BTreeMap<String, f64>;
 
 /// The table: name, unit, what it is.
 const ROWS: [(&str, &str, &str); 20] = [
@@ -79,7 +79,7 @@ fn print(figures: &Figures) -> Result<()> {
 }
 
 /// One line on the machine.
-fn machine() -> Result<String> {
+pub(crate) fn machine() -> Result<String> {
     let cpu = fs::read_to_string("/proc/cpuinfo")?;
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));
     let cores = std::thread::available_parallelism()?;
@@ -98,7 +98,7 @@ fn parse(output: &[u8]) -> Result<Figures> {
     Ok(object.iter().filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))).collect())
 }
 
-fn figures_of(command: &mut Command) -> Result<Figures> {
+pub(crate) fn figures_of(command: &mut Command) -> Result<Figures> {
     let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
     if !output.status.success() {
         bail!("the bench fails: {}", String::from_utf8_lossy(&output.stdout).trim());

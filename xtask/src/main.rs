@@ -2,10 +2,12 @@
 #![expect(clippy::print_stdout, reason = "a command line tool talks to the person at the prompt")]
 
 mod bench;
+mod bench_pull;
 mod check;
 mod debian;
 mod demo;
 mod fresh;
+mod fuzz;
 mod kernel;
 mod limits;
 mod packages;
@@ -30,9 +32,12 @@ usage: cargo xtask <verb>
            another kernel (root; installs what is missing). Arguments after `test` go to pytest.
   vm       the jail's tests and the client on Debian 12's own kernel (6.1) with control groups of
            version 2 alone, in a virtual machine; the last part of `test` (root)
-  bench    times calls, and beside them what their parts cost (root; a release build)
+  bench    times calls, and beside them what their parts cost (root; a release build);
+           `bench pull` times pulling an image, beside skopeo with umoci and podman
   fresh    the two commands above (or the verbs named) on a machine with nothing: a Debian 12 root
            made for it, namespaces of its own, a clean clone of what is committed
+  fuzz     feeds what reads strangers' bytes with bytes that nobody thought of, and says how often
+           (root; a nightly compiler). Arguments: --minutes N for each target, names of targets
   tidy     the rules of the house alone
   help     this text";
 
@@ -48,8 +53,12 @@ fn main() -> ExitCode {
         "check" => Workspace::find().and_then(|workspace| check::run(&workspace)),
         "test" => Workspace::find().and_then(|w| suite::run(&w, &arguments[1..])),
         "vm" => Workspace::find().and_then(|workspace| vm::run(&workspace)),
+        "bench" if arguments.get(1).is_some_and(|what| what == "pull") => {
+            Workspace::find().and_then(|workspace| bench_pull::run(&workspace))
+        }
         "bench" => Workspace::find().and_then(|workspace| bench::run(&workspace)),
         "fresh" => Workspace::find().and_then(|w| fresh::run(&w, &arguments[1..])),
+        "fuzz" => Workspace::find().and_then(|w| fuzz::run(&w, &arguments[1..])),
         fresh::INSIDE if arguments.len() == 3 => {
             fresh::run_inside(std::path::Path::new(&arguments[1]), &arguments[2])
         }

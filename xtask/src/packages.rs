@@ -39,10 +39,20 @@ const TESTS: &[Package] = &[
     package("procps", "ps", "lists processes"),
     package("e2fsprogs", "mkfs.ext4", "a file system with quotas of projects"),
     package("qemu-system-x86", "qemu-system-x86_64", "a machine with another kernel"),
+    package("docker-registry", "docker-registry", "a registry to pull images from"),
+    package("skopeo", "skopeo", "writes the image archives that are imported"),
 ];
 
 /// What only the benchmarks need.
 const BENCH: &[Package] = &[package("crun", "crun", "the container runtime that is timed beside")];
+
+/// What only the benchmark of pulls needs.
+const PULL: &[Package] = &[
+    package("docker-registry", "docker-registry", "the registry that is pulled from"),
+    package("skopeo", "skopeo", "timed beside"),
+    package("umoci", "umoci", "timed beside"),
+    package("podman", "podman", "timed beside"),
+];
 
 /// What packages are wanted for. The server's are always among them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +63,8 @@ pub(crate) enum Use {
     Tests,
     /// The benchmarks.
     Bench,
+    /// The benchmark of pulls.
+    Pull,
 }
 
 /// Installs what is missing, on Debian; elsewhere says what is.
@@ -61,6 +73,7 @@ pub(crate) fn install(workspace: &Workspace, use_for: Use) -> Result<()> {
         Use::Server => &[],
         Use::Tests => TESTS,
         Use::Bench => BENCH,
+        Use::Pull => PULL,
     };
     let wanted: Vec<&Package> = SERVER.iter().chain(more).collect();
     if !Path::new("/usr/bin/dpkg-query").exists() || !Path::new("/usr/bin/apt-get").exists() {

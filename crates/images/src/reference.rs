@@ -137,11 +137,10 @@ fn parse_digest(text: &str) -> Result<Digest, &'static str> {
     hex.and_then(|hex| hex.parse().ok()).ok_or("its digest is not sha256: and 64 small hex digits")
 }
 
-/// Whether the first part of a name is its registry, by Docker's rule.
+/// Whether the first part of a name is its registry: Docker's rule, but for hosts that have
+/// nothing of a host's name but a large letter, which would be another name once written out.
 fn is_host_like(part: &str) -> bool {
-    part == "localhost"
-        || part.contains(['.', ':'])
-        || part.chars().any(|letter| letter.is_ascii_uppercase())
+    part.eq_ignore_ascii_case("localhost") || part.contains(['.', ':'])
 }
 
 fn is_host(text: &str) -> bool {
@@ -213,6 +212,7 @@ mod tests {
         check("me/it", "docker.io/me/it:latest");
         check("docker.io/me/it:v1", "docker.io/me/it:v1");
         check("localhost/it", "localhost/it:latest");
+        check("LocalHost/it", "localhost/it:latest");
         check("localhost:5000/a/b/c__d-e.f:1", "localhost:5000/a/b/c__d-e.f:1");
         check("GHCR.io/astral-sh/uv:0.9", "ghcr.io/astral-sh/uv:0.9");
         check("[::1]:5000/x", "[::1]:5000/x:latest");
@@ -229,7 +229,9 @@ mod tests {
         };
         let long = format!("a/{}", "b".repeat(250));
         let tag = format!("a:{}", "b".repeat(129));
-        for text in ["", "/", "a//b", "UPPER", "a/Up", "a/../b", "a_-b", "a/.b", "a b", "x..y/z"] {
+        for text in
+            ["", "/", "a//b", "UPPER", "a/Up", "a/../b", "a_-b", "a/.b", "a b", "x..y/z", "dOo/k"]
+        {
             assert!(text.parse::<Reference>().is_err(), "{text}");
         }
         check("a/b-", "its path");

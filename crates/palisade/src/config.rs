@@ -154,6 +154,14 @@ pub(crate) enum ImageCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Read every layer, and compare it with its name. The exit code says whether all are sound.
+    Verify {
+        #[command(flatten)]
+        data: DataDir,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Remove layers that were not used for the longest time, until the rest fits.
     ///
     /// What runs, what functions of living apps need, and what has a name or was imported stays.
