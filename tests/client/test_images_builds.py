@@ -87,10 +87,10 @@ def test_what_is_not_supported_is_refused_by_name(modal, line, words):
 def test_a_private_repository_needs_the_network(warm, modal):
     """git is installed; the repository is on a host that nobody has."""
     base = modal.Image.debian_slim()
-    secret = modal.Secret.from_dict({"GITHUB_TOKEN": "t0ken"})
-    image = base.pip_install_private_repos("github.com/no/where", git_user="me", secrets=[secret])
+    secret = modal.Secret.from_dict({"GITLAB_TOKEN": "t0ken"})
+    image = base.pip_install_private_repos("gitlab.com/no/where", git_user="me", secrets=[secret])
     text = refused(modal, image)
-    assert "$GITHUB_TOKEN@github.com/no/where" in text and "t0ken" not in text
+    assert "$GITLAB_TOKEN@gitlab.com/no/where" in text and "t0ken" not in text
 
 
 def test_a_step_that_fails_shows_its_output_and_leaves_nothing(warm, modal):
@@ -210,7 +210,8 @@ def test_a_secret_may_be_a_file(warm, modal):
     build(modal, modal.Image.debian_slim().dockerfile_commands(lines, secrets=[secret]))
     new = layers(warm) - known
     folders = [warm.data_dir / serving.IMAGES / "layers" / name / "diff" for name in new]
-    assert [path.name for one in folders for path in one.rglob("*") if path.is_file()] == [value[7:]]
+    files = [path for one in folders for path in one.rglob("*") if path.is_file()]
+    assert [path.name for path in files] == [value[7:]]
     assert files_with(warm, new, value) == []
 
 
