@@ -14,6 +14,7 @@ BINARY = os.environ.get("PALISADE_BIN", str(TARGET / "debug/palisade"))
 KEYS = [
     "kernel", "root", "capabilities", "user_namespaces", "overlay", "seccomp", "proc", "cgroups",
     "open_files", "disk_space", "disk_limit", "network", "resolver", "base_images", "container",
+    "fallbacks",
 ]  # fmt: skip
 
 

@@ -24,9 +24,16 @@ POLICY_ROOTS = (
     "modal.client.FunctionUpdateSchedulingParamsRequest",
     "modal.client.ClassCreateRequest",
     "modal.client.ImageGetOrCreateRequest",
+    "modal.client.ImagePublishRequest",
     "modal.client.MountGetOrCreateRequest",
     "modal.client.EnvironmentCreateRequest",
+    "modal.client.EnvironmentGetOrCreateRequest",
     "modal.client.SecretGetOrCreateRequest",
+    "modal.client.SecretUpdateRequest",
+    "modal.client.QueueGetOrCreateRequest",
+    "modal.client.DictGetOrCreateRequest",
+    "modal.client.AppCreateRequest",
+    "modal.client.AppGetOrCreateRequest",
     "modal.client.AppPublishRequest",
 )
 

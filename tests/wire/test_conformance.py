@@ -100,3 +100,50 @@ def test_a_changed_number_is_found(our_files: FileDescriptorSet, theirs: Declara
     assert undeclared(mine, theirs, POLICY_ROOTS) == [
         "field modal.client.Function.untrusted = 68 is not declared"
     ]
+
+
+def test_every_number_counts(ours: Declarations, theirs: Declarations) -> None:
+    """Each number that we declare, moved: it is found, whichever it is."""
+    seen = 0
+    for name, message in ours.messages.items():
+        for item in message.field:
+            changed = type(message)()
+            changed.CopyFrom(message)
+            [moved] = [one for one in changed.field if one.number == item.number]
+            moved.number = item.number + 1
+            mine = Declarations(messages={name: changed})
+            assert any(f"{name}.{item.name}" in line for line in compare(mine, theirs)), item.name
+            seen += 1
+    assert seen > 900, "these are not all of our fields"
+
+
+@pytest.mark.parametrize("name", POLICY_MESSAGES)
+def test_a_field_that_the_client_gains_is_found(
+    ours: Declarations, theirs: Declarations, name: str
+) -> None:
+    full = f"modal.client.{name}"
+    grown = Declarations(dict(theirs.messages), theirs.enums, theirs.rpcs)
+    grown.messages[full] = type(theirs.messages[full])()
+    grown.messages[full].CopyFrom(theirs.messages[full])
+    grown.messages[full].field.add(name="no_leaving_the_house", number=9_999, type=8, label=1)
+    assert undeclared(ours, grown, POLICY_ROOTS) == [
+        f"field {full}.no_leaving_the_house = 9999 is not declared"
+    ]
+
+
+def test_a_value_that_the_client_gains_is_found(ours: Declarations, theirs: Declarations) -> None:
+    full = "modal.client.NetworkAccess.NetworkAccessType"
+    grown = Declarations(theirs.messages, dict(theirs.enums), theirs.rpcs)
+    grown.enums[full] = type(theirs.enums[full])()
+    grown.enums[full].CopyFrom(theirs.enums[full])
+    grown.enums[full].value.add(name="ONLY_ON_SUNDAYS", number=77)
+    assert undeclared(ours, grown, POLICY_ROOTS) == [
+        f"enum {full}: ONLY_ON_SUNDAYS = 77 is not declared"
+    ]
+
+
+@pytest.mark.parametrize("missing", ["FunctionCreate", "TaskExecStart"])
+def test_a_missing_row_is_found(theirs: Declarations, missing: str) -> None:
+    names = declared("names").decode().split()
+    [finding] = compare_names([one for one in names if not one.endswith(f"/{missing}")], theirs)
+    assert finding.endswith(f"/{missing} is missing in the list")

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::debian;
 use crate::packages::{self, Use};
 use crate::workspace::{Workspace, need_root};
 
@@ -50,12 +51,7 @@ pub(crate) fn run(workspace: &Workspace, verbs: &[String]) -> Result<()> {
     }
     fs::create_dir_all(&root)?;
     println!("a Debian 12 root is made in {}", root.display());
-    let mut make = Command::new("mmdebstrap");
-    make.args(["--quiet", "--variant=apt", "--include", INCLUDED, "--skip=output/dev"]);
-    for option in apt_options()? {
-        make.arg(format!("--aptopt={option}"));
-    }
-    workspace.run(make.arg("bookworm").arg(&root))?;
+    debian::bootstrap(workspace, INCLUDED, &root)?;
     fs::copy("/etc/resolv.conf", root.join("etc/resolv.conf"))?;
     let clone = root.join(CLONE);
     workspace
@@ -68,15 +64,6 @@ pub(crate) fn run(workspace: &Workspace, verbs: &[String]) -> Result<()> {
         workspace.run(inside.arg(program).arg(INSIDE).arg(&root).arg(verb))?;
     }
     Ok(())
-}
-
-/// The host's own way to reach Debian's archives, as `Name "value";`.
-fn apt_options() -> Result<Vec<String>> {
-    let output = Command::new("apt-config").arg("dump").output().context("apt-config")?;
-    let names = ["Acquire::Check-Valid-Until", "Acquire::Check-Date", "Acquire::http::Proxy"];
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let wanted = |line: &&str| names.iter().any(|name| line.starts_with(&format!("{name} ")));
-    Ok(text.lines().filter(wanted).map(str::to_owned).collect())
 }
 
 fn toolchain() -> Result<PathBuf> {

@@ -4,6 +4,7 @@
 mod bench;
 mod bench_pull;
 mod check;
+mod debian;
 mod demo;
 mod fresh;
 mod fuzz;
@@ -14,6 +15,7 @@ mod server;
 mod suite;
 mod tidy;
 mod venv;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -26,8 +28,10 @@ usage: cargo xtask <verb>
   demo     runs untrusted code in a restricted function, on a server of its own, and shows that
            nothing is left behind (root; installs what is missing)
   check    formatting, clippy and the rules of the house
-  test     check, then all tests: Rust, the official client, attacks from inside containers
-           (root; installs what is missing). Arguments after `test` go to pytest.
+  test     check, then all tests: Rust, the official client, attacks from inside containers,
+           another kernel (root; installs what is missing). Arguments after `test` go to pytest.
+  vm       the jail's tests and the client on Debian 12's own kernel (6.1) with control groups of
+           version 2 alone, in a virtual machine; the last part of `test` (root)
   bench    times calls, and beside them what their parts cost (root; a release build);
            `bench pull` times pulling an image, beside skopeo with umoci and podman
   fresh    the two commands above (or the verbs named) on a machine with nothing: a Debian 12 root
@@ -51,6 +55,7 @@ fn main() -> ExitCode {
         "bench" if arguments.get(1).is_some_and(|what| what == "pull") => {
             Workspace::find().and_then(|workspace| bench_pull::run(&workspace))
         }
+        "vm" => Workspace::find().and_then(|workspace| vm::run(&workspace)),
         "bench" => Workspace::find().and_then(|workspace| bench::run(&workspace)),
         "fresh" => Workspace::find().and_then(|w| fresh::run(&w, &arguments[1..])),
         "fuzz" => Workspace::find().and_then(|w| fuzz::run(&w, &arguments[1..])),

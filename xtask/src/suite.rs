@@ -7,6 +7,7 @@ use anyhow::Result;
 use crate::check;
 use crate::packages::{self, Use};
 use crate::venv::Venv;
+use crate::vm;
 use crate::workspace::{Workspace, cargo, need_root};
 
 /// Where the Python tests lie.
@@ -28,5 +29,6 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     let mut pytest = Command::new(&python);
     // -rfE: failures are named again just before the last line, which counts what passed.
     pytest.args(["-m", "pytest", "-rfE", "--durations=15"]).args(PYTHON_TESTS).args(arguments);
-    workspace.run(pytest.env("PALISADE_BIN", &binary))
+    workspace.run(pytest.env("PALISADE_BIN", &binary))?;
+    vm::boot(workspace)
 }

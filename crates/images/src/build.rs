@@ -421,6 +421,7 @@ impl Build<'_, '_> {
         let started = Instant::now();
         let draft = store.draft()?;
         let dirs = StepDirs { upper: draft.upper(), work: draft.work() };
+        let _used = store.lease(&self.image.layers)?;
         let layers = store.diffs(&self.image.layers)?;
         make(self, &layers, &dirs)?;
         self.image.layers.extend(store.commit(draft)?);

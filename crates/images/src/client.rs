@@ -6,6 +6,8 @@
 //! that what the image has installed wins. Both are compiled. The layer is made once for each
 //! (client, builder version, Python) by a build step with the network, like any other.
 
+mod wheels;
+
 use std::path::Path;
 
 use blobs::Digest;
@@ -17,6 +19,7 @@ use crate::layer::Error as LayerError;
 use crate::limits::CLIENT_BUILD_MAX;
 use crate::step::{Exit, RunError, RunStep, StepDirs, StepRunner};
 use crate::tree::remove_all;
+pub use wheels::{Error as WheelsError, import_wheels};
 
 /// What the step runs.
 const INSTALL: &str = include_str!("client/install.py");
@@ -137,7 +140,13 @@ impl Client {
         say(log, &format!("the client's package {} for Python {python} {text}", self.version));
         let draft = store.draft()?;
         let dirs = StepDirs { upper: draft.upper(), work: draft.work() };
-        let step = self.step(store.diffs(&base.layers)?, dirs, &base.config);
+        let wheels = wheels::imported(store)?.map(|image| image.layers).unwrap_or_default();
+        let below: Vec<Digest> = base.layers.iter().chain(&wheels).copied().collect();
+        let _used = store.lease(&below)?;
+        let mut step = self.step(store.diffs(&below)?, dirs, &base.config);
+        if !wheels.is_empty() {
+            step.env.push(("PALISADE_WHEELS".to_owned(), format!("/{}", wheels::FOLDER)));
+        }
         let exit = runner
             .run(&step, log)
             .map_err(|source| Error::Runner { version: self.version.clone(), source })?;

@@ -14,8 +14,9 @@ use sha2::{Digest as _, Sha256};
 
 use crate::apply::{ApplyError, apply, open};
 use crate::build::{Builder, Log, say};
+use crate::export::KEYS_FILE;
 use crate::image::Image;
-use crate::layer::{Draft, Error as LayerError};
+use crate::layer::{Draft, Error as LayerError, Key};
 use crate::limits::INDEX_DEPTH_MAX;
 use crate::listing::Contents;
 use crate::manifest::{Descriptor, Manifest, ManifestError, parse_config, parse_manifest};
@@ -34,6 +35,8 @@ const IMAGES_MAX: usize = 1_000;
 pub struct ImportReport {
     /// The names, written out, that FROM finds now, and the image that each stands for.
     pub images: Vec<(String, Image)>,
+    /// How many notes of builds were taken over.
+    pub steps: usize,
 }
 
 /// Why nothing was imported.
@@ -86,7 +89,8 @@ pub enum Error {
 }
 
 /// Imports the images of a folder or archive under their own names, or the only one of it under
-/// `name`.
+/// `name`. With `steps`, what builds came to elsewhere is taken over too, where [`crate::export`]
+/// wrote it: whoever made the folder then says what later builds come to.
 ///
 /// # Errors
 /// When it is no archive of images, or one of them cannot be used; those before it stay.
@@ -94,11 +98,12 @@ pub fn import(
     builder: &Builder,
     path: &Path,
     name: Option<&str>,
+    steps: bool,
     log: &mut Log<'_>,
 ) -> Result<ImportReport, Error> {
     let file = |source| Error::File { path: path.to_owned(), source };
     if std::fs::metadata(path).map_err(file)?.is_dir() {
-        return import_folder(builder, path, path, name, log);
+        return import_folder(builder, path, path, (name, steps), log);
     }
     say(log, &format!("unpacking {}", path.display()));
     let packed = File::open(path).map_err(file)?;
@@ -106,14 +111,14 @@ pub fn import(
     // It goes away at the end: what is kept is the layers' own folders.
     let draft = builder.store().draft()?;
     unpack(open(packed, bytes)?, &draft.upper())?;
-    import_folder(builder, &draft.upper(), path, name, log)
+    import_folder(builder, &draft.upper(), path, (name, steps), log)
 }
 
 fn import_folder(
     builder: &Builder,
     folder: &Path,
     shown: &Path,
-    name: Option<&str>,
+    (name, steps): (Option<&str>, bool),
     log: &mut Log<'_>,
 ) -> Result<ImportReport, Error> {
     let layout = Layout { tree: Tree::open(folder)? };
@@ -127,7 +132,7 @@ fn import_folder(
     if name.is_some() && images.len() != 1 {
         return Err(Error::OneName(images.len()));
     }
-    let mut report = ImportReport { images: Vec::new() };
+    let mut report = ImportReport { images: Vec::new(), steps: 0 };
     for described in images {
         let names = match &name {
             Some(name) => vec![name.clone()],
@@ -141,6 +146,9 @@ fn import_folder(
             builder.store().name(&name, &image)?;
             report.images.push((name.to_string(), image.clone()));
         }
+    }
+    if steps {
+        report.steps = layout.take_steps(builder)?;
     }
     Ok(report)
 }
@@ -234,6 +242,24 @@ impl Layout {
         }
         let why = format!("more than {INDEX_DEPTH_MAX} indexes lie within each other");
         Err(ManifestError::Garbled { what: "index", why }.into())
+    }
+
+    /// Takes over the notes of builds whose layers are all here.
+    fn take_steps(&self, builder: &Builder) -> Result<usize, Error> {
+        let Some(bytes) = self.tree.read(KEYS_FILE)? else { return Ok(0) };
+        let keys: BTreeMap<String, Image> = from_json(KEYS_FILE, &bytes)?;
+        let store = builder.store();
+        let mut taken = 0;
+        for (key, image) in keys {
+            let value = key.chars().take(100).collect();
+            let what = "the note of a build";
+            let key = key.parse().map_err(|_| ManifestError::Digest { what, value })?;
+            if image.layers.iter().all(|layer| store.contains(*layer)) {
+                store.remember(Key(key), &image)?;
+                taken += 1;
+            }
+        }
+        Ok(taken)
     }
 
     fn blob(&self, what: &'static str, wanted: Digest) -> Result<Vec<u8>, Error> {

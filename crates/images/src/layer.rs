@@ -13,12 +13,14 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use blobs::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::image::Image;
 use crate::key_lock::{KeyLock, KeyLocks};
+use crate::lease::Leases;
 use crate::listing::{Contents, ListError, Strays, summarize};
 use crate::tree::{remove_all, sync_dir};
 
@@ -92,6 +94,7 @@ pub struct LayerStore {
     salt: [u8; 32],
     /// Keys that are being built.
     building: KeyLocks,
+    pub(crate) leases: Arc<Leases>,
 }
 
 impl LayerStore {
@@ -101,7 +104,8 @@ impl LayerStore {
     /// When the directories cannot be made, read or emptied.
     pub fn open(dir: impl Into<PathBuf>) -> Result<Self, Error> {
         let dir = dir.into();
-        let mut store = Self { dir, salt: [0; 32], building: KeyLocks::default() };
+        let mut store =
+            Self { dir, salt: [0; 32], building: KeyLocks::default(), leases: Arc::default() };
         let tmp = store.dir.join("tmp");
         remove_all(&tmp).map_err(|e| store.fail("emptying", &tmp, e))?;
         for name in ["layers", "keys", "names", "tmp"] {
@@ -211,22 +215,18 @@ impl LayerStore {
         Ok(digests)
     }
 
-    /// Removes a layer that no container has mounted. Says whether there was one. Images that
-    /// have it are built again when they are asked for.
+    /// Removes a layer that nobody has leased. Says whether it went. Images that have it are built
+    /// again when they are asked for.
     ///
     /// # Errors
     /// When it cannot be removed.
     pub fn remove(&self, digest: Digest) -> Result<bool, Error> {
-        let layer = self.layer_dir(digest);
-        let grave = self.dir.join("tmp").join(format!("{:032x}", rand::random::<u128>()));
-        // Renamed first: a removal that is interrupted leaves no half of a layer under its name.
-        match std::fs::rename(&layer, &grave) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(e) => return Err(self.fail("renaming", &layer, e)),
-        }
-        remove_all(&grave).map_err(|e| self.fail("removing", &grave, e))?;
-        Ok(true)
+        self.bury(digest)
+    }
+
+    /// A place for what is to be removed: an interruption leaves no half of a layer under its name.
+    pub(crate) fn grave(&self) -> PathBuf {
+        self.dir.join("tmp").join(format!("{:032x}", rand::random::<u128>()))
     }
 
     /// The image that a key led to, if all its layers are still here.
@@ -242,7 +242,12 @@ impl LayerStore {
         };
         let image: Image =
             serde_json::from_slice(&json).map_err(|source| Error::Garbled { path, source })?;
-        Ok(image.layers.iter().all(|digest| self.contains(*digest)).then_some(image))
+        // A lease of a moment: what is recalled counts as used.
+        match self.lease(&image.layers) {
+            Ok(_) => Ok(Some(image)),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Notes the image that a key led to.

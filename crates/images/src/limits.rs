@@ -103,3 +103,9 @@ pub(crate) const UNREACHABLE_HOSTS_MAX: usize = 256;
 
 /// Links that looking for a file in an image follows, as the kernel's own limit.
 pub(crate) const LINKS_MAX: usize = 40;
+
+/// Wheels of the client that are kept.
+pub const WHEELS_MAX: usize = 2_000;
+
+/// Bytes of all of them.
+pub const WHEELS_BYTES_MAX: u64 = 2 << 30;

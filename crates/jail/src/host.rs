@@ -1,15 +1,20 @@
 //! What this host offers to containers: read where the kernel says it, tried where it does not.
 
 use std::fs;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 use rustix::process::{Resource, getrlimit};
 use rustix::thread::CapabilitySet;
 
 use crate::cgroup::Layout;
 use crate::plan::{IdRange, Limits, Plan, Process};
 use crate::root::Root;
+use crate::sys::mount::set_attributes;
 
 /// What can be read without trying anything.
 #[derive(Debug, Clone)]
@@ -51,6 +56,18 @@ pub struct Cgroups {
     pub cpu: Option<u8>,
     /// The same for `pids`.
     pub pids: Option<u8>,
+}
+
+impl Cgroups {
+    /// Whether any limit is kept by version 1.
+    pub fn needs_version_1(&self) -> bool {
+        [self.memory, self.cpu, self.pids].contains(&Some(1))
+    }
+
+    /// Whether version 2 is there, with or without controllers.
+    pub fn has_version_2(&self) -> bool {
+        matches!(self.kind, CgroupKind::V2 | CgroupKind::Hybrid)
+    }
 }
 
 /// The kinds of control group layouts.
@@ -128,6 +145,42 @@ pub fn try_container(
     let tried = crate::spawn::prepare_with(exe, &plan, stdio).map(|_| begin.elapsed());
     root.remove_all(name.as_ref())?;
     Ok(tried?)
+}
+
+/// Whether a tmpfs can map ids, which came with Linux 6.3: tried on one that is attached nowhere,
+/// with the user namespace of a process that is started for it.
+///
+/// # Errors
+/// When it could not be tried.
+pub fn try_memory_ids() -> io::Result<bool> {
+    let mut holder = Command::new("unshare")
+        .args(["--user", "--map-root-user", "cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let tried = try_ids_of(&mut holder);
+    holder.kill()?;
+    holder.wait()?;
+    tried
+}
+
+fn try_ids_of(holder: &mut Child) -> io::Result<bool> {
+    let (Some(mut to), Some(mut from)) = (holder.stdin.take(), holder.stdout.take()) else {
+        return Err(io::Error::other("no pipes to the process"));
+    };
+    // It answers once it is in its namespace.
+    to.write_all(b"x")?;
+    from.read_exact(&mut [0])?;
+    let userns = fs::File::open(format!("/proc/{}/ns/user", holder.id()))?;
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(&context)?;
+    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    match set_attributes(mount.as_fd(), 0, Some(userns.as_fd()), false) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn trial(name: String, folder: &Path, cgroup_parent: &str, ids: IdRange) -> Plan {
@@ -237,6 +290,12 @@ mod tests {
                       2 1 0:6 / /proc/sys/fs/binfmt_misc rw - autofs x rw\n\
                       3 1 0:7 / /proc/kcore rw - tmpfs tmpfs rw\n";
         assert_eq!(proc_hidden_by(mounts), ["/proc/kcore"]);
+    }
+
+    #[test]
+    fn memory_maps_ids_from_6_3_on() {
+        // Other distributions may have brought it to older kernels; Debian and kernel.org did not.
+        assert_eq!(try_memory_ids().unwrap(), version(&read().kernel) >= (6, 3));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, StatVfsMountFlags};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, StatVfsMountFlags, Uid, chownat};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_change,
     move_mount, open_tree,
@@ -87,8 +87,7 @@ impl Sources {
         for (at, (path, tree)) in self.layers.iter().enumerate() {
             attach(path, tree, &at.to_string(), attr::RDONLY, mapping)?;
         }
-        let (path, tree) = &self.scratch;
-        attach(path, tree, "s", 0, mapping)?;
+        self.attach_scratch(mapping, volatile)?;
         // Short names, the same for every container: the options are readable inside.
         for (link, name) in [("u", &self.upper), ("w", &self.work)] {
             let to = Path::new("s").join(name);
@@ -111,6 +110,29 @@ impl Sources {
             return Err(Error::ReadOnly(upper()));
         }
         Ok(tree)
+    }
+
+    /// Attaches the folder of `upper` and `work`. If its file system cannot map ids and nothing is
+    /// kept, the two are given to the container's own root instead.
+    fn attach_scratch(&self, mapping: Option<Mapping<'_>>, volatile: bool) -> Result<(), Error> {
+        let (path, tree) = &self.scratch;
+        let attached = attach(path, tree, "s", 0, mapping);
+        let (Err(Error::Map { source, .. }), Some(Mapping { first, .. }), true) =
+            (&attached, mapping, volatile)
+        else {
+            return attached;
+        };
+        if source.kind() != io::ErrorKind::InvalidInput {
+            return attached;
+        }
+        attach(path, tree, "s", 0, None)?;
+        let (uid, gid) = (Uid::from_raw(first), Gid::from_raw(first));
+        for name in [&self.upper, &self.work] {
+            let flags = AtFlags::SYMLINK_NOFOLLOW;
+            chownat(CWD, Path::new("s").join(name), Some(uid), Some(gid), flags)
+                .map_err(|error| Error::Stage(error.into()))?;
+        }
+        Ok(())
     }
 
     /// redirect_dir=nofollow and metacopy=off: what a layer says in xattrs must not lead

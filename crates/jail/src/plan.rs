@@ -30,8 +30,10 @@ pub struct Plan {
     pub upper: PathBuf,
     /// Empty folder for the kernel's own use, in the same folder as `upper`.
     pub work: PathBuf,
-    /// Nothing written needs to survive a crash of the host: fsync is not passed on.
-    /// The kernel then refuses to use the same `work` folder a second time.
+    /// Nothing written is kept: fsync is not passed on, and the kernel refuses to use the same
+    /// `work` folder a second time. Where the file system of `upper` cannot map ids (a tmpfs
+    /// before Linux 6.3), files lie there with the container's own ids instead of those from 0;
+    /// without this, such a file system is an error.
     pub volatile: bool,
     /// Folders and files of the host that are visible inside.
     pub binds: Vec<Bind>,

@@ -26,8 +26,10 @@ pub(crate) enum Command {
     Env(Env),
     /// Say what this machine offers, what is missing, and how to get it.
     Doctor(Doctor),
-    /// Look at the images that were built.
+    /// Images: those that were built, and those that come from elsewhere.
     Image(Image),
+    /// The client's own packages, on a machine that reaches no index.
+    Client(Client),
 }
 
 /// The data folder, common to all commands.
@@ -119,4 +121,105 @@ pub(crate) enum ImageCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Take images out of a folder (OCI image layout) or an archive (of one, or `docker save`).
+    ///
+    /// FROM finds them under their names, before any registry is asked.
+    Import {
+        /// The folder or archive.
+        path: PathBuf,
+        /// The image's name, instead of its own.
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+        /// Take over what builds came to on the machine that exported them: their steps are not
+        /// run again here. Only for what you exported yourself.
+        #[arg(long)]
+        steps: bool,
+        #[command(flatten)]
+        data: DataDir,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write images that were built to a new folder (OCI image layout), for another machine.
+    Export {
+        /// The folder.
+        path: PathBuf,
+        /// Ids of images; all where none is given.
+        images: Vec<String>,
+        #[command(flatten)]
+        data: DataDir,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove layers that were not used for the longest time, until the rest fits.
+    ///
+    /// What runs, what functions of living apps need, and what has a name or was imported stays.
+    /// Other images are built again when they are next asked for.
+    Prune {
+        /// How much may stay, as 20GiB or 500MiB.
+        #[arg(long, value_name = "SIZE", value_parser = size_bytes)]
+        keep: u64,
+        #[command(flatten)]
+        data: DataDir,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `palisade client`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Client {
+    #[command(subcommand)]
+    pub(crate) command: ClientCommand,
+}
+
+/// What to do with the client's packages.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum ClientCommand {
+    /// Take wheels of the client and of what it requires out of a folder.
+    ///
+    /// Make it on another machine with the same Python as the images: pip download
+    /// --only-binary :all: -d DIR modal==VERSION
+    Import {
+        /// The folder.
+        path: PathBuf,
+        #[command(flatten)]
+        data: DataDir,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// A size with its unit.
+fn size_bytes(text: &str) -> Result<u64, String> {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let shift = match unit.trim() {
+        "" | "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        "TiB" => 40,
+        _ => return Err("write a number and KiB, MiB, GiB or TiB, as 20GiB".into()),
+    };
+    let number: u64 = number.parse().map_err(|_| "write a number first, as 20GiB".to_owned())?;
+    number.checked_mul(1 << shift).ok_or_else(|| "it is too large".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(size_bytes("0"), Ok(0));
+        assert_eq!(size_bytes("20GiB"), Ok(20 << 30));
+        assert_eq!(size_bytes("5 MiB"), Ok(5 << 20));
+        for wrong in ["", "GiB", "20GB", "-1", "99999999999999999999", "17179869184TiB"] {
+            assert!(size_bytes(wrong).is_err(), "{wrong}");
+        }
+    }
 }

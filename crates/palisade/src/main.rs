@@ -1,5 +1,6 @@
 //! The binary: flags, and which role runs. It knows every crate, and none knows it.
 
+mod admin;
 mod config;
 mod data;
 mod roles;
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
         Command::Env(env) => roles::env::run(&env),
         Command::Doctor(doctor) => return roles::doctor::run(&doctor),
         Command::Image(image) => roles::image::run(&image),
+        Command::Client(client) => roles::client::run(&client),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

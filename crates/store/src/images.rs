@@ -38,8 +38,8 @@ pub struct Image {
     pub builder_version: String,
     /// Where its build is.
     pub phase: Phase,
-    /// What to build; its `base`, `secret_env` and `registry_auth` are filled in when a worker
-    /// gets it.
+    /// What to build; its `base`, `secret_env` and `registry_auth` are filled in when a worker gets
+    /// it.
     pub build: BuildSpec,
     /// What came of it.
     pub content: Option<ImageContent>,
@@ -266,4 +266,43 @@ pub async fn past_logs(
     rows.iter()
         .map(|row| Ok((time(row, "at")?, Bytes::from(row.try_get::<Vec<u8>, _>("data")?))))
         .collect()
+}
+
+/// Layers that must stay: of images that functions of living apps run, that have names, or that
+/// others are being built on.
+pub async fn kept_layers(db: &mut Db) -> Result<Vec<String>> {
+    let sql = "SELECT content FROM images WHERE state = 2 AND id IN ( \
+               SELECT json_extract(spec, '$.image') FROM functions JOIN apps ON \
+               apps.id = functions.app_id WHERE spec IS NOT NULL AND (apps.stopped_at IS NULL \
+               OR functions.id IN (SELECT function_id FROM tasks WHERE state < 4)) \
+               UNION SELECT image_id FROM image_names \
+               UNION SELECT base_id FROM images WHERE state < 2)";
+    let rows = sqlx::query(sql).fetch_all(db).await?;
+    let mut layers = Vec::new();
+    for row in &rows {
+        let content: ImageContent = from_json("image", row.try_get("content")?)?;
+        layers.extend(content.layers);
+    }
+    layers.sort();
+    layers.dedup();
+    Ok(layers)
+}
+
+/// Notes that layers are gone: images that have one of them are built again when they are next
+/// asked for. Says how many.
+pub async fn lose(db: &mut Db, layers: &[String]) -> Result<u32> {
+    let sql = "SELECT id, content FROM images WHERE state = 2";
+    let rows = sqlx::query(sql).fetch_all(&mut *db).await?;
+    let mut lost = 0;
+    for row in &rows {
+        let content: ImageContent = from_json("image", row.try_get("content")?)?;
+        if content.layers.iter().any(|layer| layers.contains(layer)) {
+            let sql = "UPDATE images SET state = 3, content = NULL, \
+                       failure = 'it was removed to make room: build it again' WHERE id = $1";
+            let id: &str = row.try_get("id")?;
+            sqlx::query(sql).bind(id).execute(&mut *db).await?;
+            lost += 1;
+        }
+    }
+    Ok(lost)
 }

@@ -47,6 +47,14 @@ pub struct Config {
     pub sources: images::Sources,
 }
 
+/// An image as the `images` crate has it.
+///
+/// # Errors
+/// What cannot be read of its description.
+pub fn image_of(content: &model::spec::ImageContent) -> Result<images::Image, String> {
+    roots::image(content).map_err(|error| error.to_string())
+}
+
 /// Why a worker cannot work.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -136,6 +144,11 @@ impl Worker {
     /// How the disk limit is enforced.
     pub fn disk(&self) -> &Disk {
         &self.disk
+    }
+
+    /// What builds images here.
+    pub fn builder(&self) -> &images::Builder {
+        &self.builder
     }
 
     /// The image layers.

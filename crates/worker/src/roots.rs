@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use blobs::Digest;
-use images::{Entry, EntryKind, Image, Key, Source, StepDirs, StepRunner};
+use images::{Entry, EntryKind, Image, Key, Lease, Source, StepDirs, StepRunner};
 use model::spec::{ImageContent, MountFile, TaskSpec};
 use sha2::{Digest as _, Sha256};
 
@@ -66,13 +66,19 @@ pub(crate) fn content(image: &Image) -> Result<ImageContent, Error> {
 }
 
 impl Worker {
-    /// The folders of which a task's root consists, bottom first. Blocks; the first task of an
-    /// image, a set of files or a client release takes longer.
-    pub(crate) fn root(&self, spec: &TaskSpec, image: &Image) -> Result<Vec<PathBuf>, Error> {
+    /// The folders of which a task's root consists, bottom first, and what keeps them here. Blocks;
+    /// the first task of an image, a set of files or a client release takes longer.
+    pub(crate) fn root(
+        &self,
+        spec: &TaskSpec,
+        image: &Image,
+    ) -> Result<(Vec<PathBuf>, Lease), Error> {
+        let _image = self.layers.lease(&image.layers)?;
         let mut layers = image.layers.clone();
         layers.extend(self.client_layer(spec, image)?);
         layers.extend(self.files_layer(&spec.files, &layers)?);
-        Ok(self.layers.diffs(&layers)?)
+        let lease = self.layers.lease(&layers)?;
+        Ok((self.layers.diffs(&layers)?, lease))
     }
 
     fn client_layer(&self, spec: &TaskSpec, image: &Image) -> Result<Option<Digest>, Error> {

@@ -1,7 +1,8 @@
 """Puts one version of the client into /pkg and what it requires into /__modal/deps.
 
 Runs inside a build step, with the image's own Python. Arguments: the client's version, and the
-builder version whose list of requirements counts.
+builder version whose list of requirements counts. PALISADE_WHEELS may name a folder of wheels: if
+the client is among them, no index is asked.
 """
 
 import importlib.metadata
@@ -44,9 +45,18 @@ _run_next()
 '''
 
 
+def source(version):
+    """Where pip looks: an index, or the folder of wheels that has the client."""
+    folder = os.environ.get("PALISADE_WHEELS")
+    if folder and list(pathlib.Path(folder).glob(f"modal-{version}-*.whl")):
+        return ["--no-index", "--find-links", folder]
+    return []
+
+
 def install(target, *arguments):
     """Installs wheels. Gives what pip says when it fails, and nothing when it does not."""
     options = ["--quiet", "--no-cache-dir", "--only-binary", ":all:", "--no-compile"]
+    options += source(sys.argv[1])
     command = [sys.executable, "-m", "pip", "install", *options, "--target", str(target)]
     ended = subprocess.run([*command, *arguments], check=False, text=True, stderr=subprocess.PIPE)
     return (ended.stderr or "no reason is given\n") if ended.returncode else ""

@@ -22,7 +22,7 @@ fn import_into(
     path: &std::path::Path,
     name: Option<&str>,
 ) -> Result<Vec<(String, Image)>, ImportError> {
-    import(&bench.builder, path, name, &mut |_| {}).map(|report| report.images)
+    import(&bench.builder, path, name, false, &mut |_| {}).map(|report| report.images)
 }
 
 #[test]

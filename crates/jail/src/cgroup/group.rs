@@ -238,8 +238,8 @@ impl Group {
         {
             return Ok(());
         }
-        self.v1.iter().try_for_each(|path| {
-            kill_each(path).map_err(|source| Error::Kill { path: path.clone(), source })
+        self.directories().try_for_each(|path| {
+            kill_each(path).map_err(|source| Error::Kill { path: path.to_owned(), source })
         })
     }
 

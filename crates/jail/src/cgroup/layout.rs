@@ -13,12 +13,12 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Reads it from this process' mounts.
+    /// Reads it from the mounts that this thread sees.
     ///
     /// # Errors
     /// When /proc or the top of v2's tree cannot be read.
     pub(crate) fn detect() -> io::Result<Self> {
-        let mut layout = Self::parse(&fs::read_to_string("/proc/self/mountinfo")?);
+        let mut layout = Self::parse(&fs::read_to_string("/proc/thread-self/mountinfo")?);
         if let Some((top, controllers)) = &mut layout.v2 {
             let text = fs::read_to_string(top.join("cgroup.controllers"))?;
             controllers.extend(text.split_whitespace().map(str::to_owned));

@@ -43,6 +43,8 @@ pub(super) fn main(plan: Plan, control: &OwnedFd, builder: OwnedFd, stdio: [Owne
     drop(builder);
     let told = match walls {
         Ok(()) => message::send(control, &News::Ready, &[]),
+        // The building process failed first, and says itself why.
+        Err(Error::Plan(error)) if error.kind() == io::ErrorKind::UnexpectedEof => end(1),
         Err(error) => {
             let _ = message::send(control, &News::Failed { text: error.to_string() }, &[]);
             end(1)

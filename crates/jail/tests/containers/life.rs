@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -262,6 +262,25 @@ fn the_caller_may_listen_inside() {
     assert_eq!((&byte, text.as_str(), outside), (b"hello\n", "0\n", false));
 }
 
+/// The folder in /proc of the parent of the process with `text` as its command line.
+fn parent_of(text: &str) -> PathBuf {
+    let says = |path: &Path| {
+        let line = fs::read(path.join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).replace('\0', " ").trim() == text
+    };
+    let mut processes = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+    let status = processes.find(|path| says(path)).map(|path| path.join("status"));
+    let status = status.and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+    Path::new("/proc").join(parent.unwrap_or("none").trim())
+}
+
+/// Whether a process may do nothing but kill: what a first process has kept when it stays.
+fn has_little(process: &Path) -> bool {
+    let status = fs::read_to_string(process.join("status")).unwrap_or_default();
+    status.lines().any(|line| line == "CapEff:\t0000000000000020")
+}
+
 /// Runs `jail-run` on a plan and kills it with SIGKILL once the program runs.
 fn kill_caller(ground: &Ground, script: &str, end_with_caller: bool) {
     let mut plan = ground.plan(script);
@@ -272,6 +291,8 @@ fn kill_caller(ground: &Ground, script: &str, end_with_caller: bool) {
     let mut caller =
         Command::new(exe()).arg(path).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
     wait_until("the program runs", || is_running(script));
+    // Only now does the first process not need to tell its caller anything any more.
+    wait_until("the first process stays", || has_little(&parent_of(script)));
     caller.kill().unwrap();
     caller.wait().unwrap();
 }

@@ -1,5 +1,6 @@
 //! What the binary can be.
 
+pub(crate) mod client;
 pub(crate) mod doctor;
 pub(crate) mod env;
 pub(crate) mod image;

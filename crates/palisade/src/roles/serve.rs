@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use worker::door::Routes;
 use worker::{Networks, Worker};
 
+use crate::admin::{Desk, Tools};
 use crate::config::Serve;
 use crate::data::{Access, Data, Token};
 use crate::say;
@@ -225,6 +226,9 @@ async fn start(serve: &Serve, data: &Data, address: std::net::SocketAddr) -> Res
     work.spawn(plane::claims::run(plane.clone()));
     work.spawn(plane::reconcile::run_deadlines(plane.clone()));
     work.spawn(plane::reconcile::run_sweeps(plane.clone()));
+    let tools = Tools { store: plane.store.clone(), builder: worker.builder().clone() };
+    let (desk, closing) = (Desk::open(data)?, plane.clone());
+    work.spawn(async move { desk.serve(tools, closing.closed()).await });
     Ok(Server { plane, worker, networks, worker_id, tables, work, agent })
 }
 

@@ -14,13 +14,31 @@ fn refuse(field: &'static str, why: &str) -> Result<(), Refusal> {
     Err(Refusal::invalid(field, why))
 }
 
-/// Refuses every setting that this release cannot keep, by its name (A13).
+/// Refuses the first of these that is set.
+fn refuse_set<const N: usize>(unserved: [(bool, &'static str, &str); N]) -> Result<(), Refusal> {
+    match unserved.into_iter().find(|(set, ..)| *set) {
+        Some((_, field, why)) => refuse(field, why),
+        None => Ok(()),
+    }
+}
+
+/// Refuses every setting that this release cannot keep, by its name (A13). Which field is what is
+/// listed in tests/wire/policy.py.
 fn refuse_unserved(f: &pb::Function) -> Result<(), Refusal> {
+    refuse_resources(f)?;
+    refuse_kinds(f)?;
+    refuse_places(f)?;
+    refuse_scaling(f)?;
+    refuse_experiments(f)
+}
+
+/// Devices and file systems that no container gets.
+fn refuse_resources(f: &pb::Function) -> Result<(), Refusal> {
     let gpu = f.resources.as_ref().and_then(|resources| resources.gpu_config.as_ref());
     if gpu.is_some_and(|gpu| gpu.count > 0 || !gpu.gpu_type.is_empty() || gpu.r#type != 0) {
         return refuse("gpu", "no worker has a GPU: leave `gpu` out");
     }
-    let unserved = [
+    refuse_set([
         (!f.volume_mounts.is_empty(), "volumes", "volumes are not served yet"),
         (!f.cloud_bucket_mounts.is_empty(), "volumes", "cloud bucket mounts are not served yet"),
         (!f.s3_mounts.is_empty(), "volumes", "S3 mounts are not served"),
@@ -30,17 +48,52 @@ fn refuse_unserved(f: &pb::Function) -> Result<(), Refusal> {
             "network file systems are not served: they are deprecated in the client",
         ),
         (f.proxy_id.is_some(), "proxy", "proxies with a fixed address are not served"),
-        (f.webhook_config.is_some(), "webhook_config", "web endpoints are not served yet"),
-        (f.is_class, "class", "classes are not served yet: use functions"),
-        (f.is_server || f.http_config.is_some(), "http_config", "servers are not served yet"),
-        (f.is_checkpointing_function, "checkpoint", "checkpointing is not served"),
-        (f.enable_gpu_snapshot, "enable_gpu_snapshot", "no worker has a GPU"),
         (f.i6pn_enabled, "i6pn", "a private IPv6 network between containers is not served"),
+        (f.enable_gpu_snapshot, "enable_gpu_snapshot", "no worker has a GPU"),
+        (f.experimental_enable_gpu_snapshot, "enable_gpu_snapshot", "no worker has a GPU"),
+        (
+            f.experimental_task_templates_enabled || !f.experimental_task_templates.is_empty(),
+            "task_templates",
+            "alternative resources are not served: name one set of them",
+        ),
+        (
+            f.resources.as_ref().is_some_and(|resources| resources.rdma),
+            "rdma",
+            "no worker has RDMA",
+        ),
+    ])
+}
+
+/// Kinds of functions that are no plain functions.
+fn refuse_kinds(f: &pb::Function) -> Result<(), Refusal> {
+    let classes = "classes are not served yet: use functions";
+    refuse_set([
+        (f.webhook_config.is_some(), "webhook_config", "web endpoints are not served yet"),
+        (f.is_class || f.is_method, "class", classes),
+        (!f.method_definitions.is_empty(), "class", classes),
+        (f.is_server || f.http_config.is_some(), "http_config", "servers are not served yet"),
+        (!f.flash_service_urls.is_empty(), "flash_service_urls", "servers are not served yet"),
+        (!f.flash_service_label.is_empty(), "flash_service_label", "servers are not served yet"),
+        (f.is_checkpointing_function, "checkpoint", "checkpointing is not served"),
+        (f.checkpoint.is_some(), "checkpoint", "checkpointing is not served"),
         (f.is_sessioned, "is_sessioned", "sessions are not served"),
         (f.experimental_group_size > 1, "cluster", "clusters of containers are not served"),
         (f.experimental_fabric_size > 1, "cluster", "clusters of containers are not served"),
-        (f.rate_limit.is_some(), "rate_limit", "rate limits are not served"),
+        (
+            f.pty_info.as_ref().is_some_and(|pty| pty.enabled),
+            "pty",
+            "interactive functions (`modal run -i`) are not served yet",
+        ),
+    ])
+}
+
+/// Where it runs, and on what, cannot be chosen.
+fn refuse_places(f: &pb::Function) -> Result<(), Refusal> {
+    refuse_set([
         (!f.runtime.is_empty(), "runtime", "the runtime cannot be chosen here"),
+        (f.runtime_debug, "runtime_debug", "the runtime has no such output here"),
+        (f.runtime_perf_record, "runtime_perf_record", "the runtime makes no profiles here"),
+        (f.snapshot_debug, "snapshot_debug", "there are no snapshots of memory here"),
         (!f.routing_region.is_empty(), "routing_region", "there are no regions here"),
         (!f.worker_id.is_empty(), "worker_id", "the worker cannot be chosen here"),
         (
@@ -48,31 +101,7 @@ fn refuse_unserved(f: &pb::Function) -> Result<(), Refusal> {
             "cloud",
             "there is no cloud provider to choose here: leave `cloud` out",
         ),
-        (
-            f.pty_info.as_ref().is_some_and(|pty| pty.enabled),
-            "pty",
-            "interactive functions (`modal run -i`) are not served yet",
-        ),
-        (
-            f.resources.as_ref().is_some_and(|resources| resources.rdma),
-            "rdma",
-            "no worker has RDMA",
-        ),
-    ];
-    for (set, field, why) in unserved {
-        if set {
-            return refuse(field, why);
-        }
-    }
-    refuse_placement(f)?;
-    if let Some(name) = f.experimental_options.keys().next() {
-        let why = format!("the option `{name}` is not known here");
-        return Err(Refusal::invalid("experimental_options", why));
-    }
-    Ok(())
-}
-
-fn refuse_placement(f: &pb::Function) -> Result<(), Refusal> {
+    ])?;
     let Some(placement) = &f.scheduler_placement else { return Ok(()) };
     let elsewhere = !placement.regions.is_empty()
         || placement.zone.is_some()
@@ -84,14 +113,53 @@ fn refuse_placement(f: &pb::Function) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Wishes for scaling that the scheduler does not know. The fields of the settings have a
+/// presence, and some clients send zeros.
+fn refuse_scaling(f: &pb::Function) -> Result<(), Refusal> {
+    let settings = f.autoscaler_settings.unwrap_or_default();
+    let set = |value: Option<u32>| value.is_some_and(|value| value > 0);
+    let target = "a target for a server's requests is not served";
+    refuse_set([
+        (f.rate_limit.is_some(), "rate_limit", "rate limits are not served"),
+        (f.experimental_custom_scaling, "custom_scaling", "scaling by own code is not served"),
+        (
+            set(settings.scaleup_window),
+            "scaleup_window",
+            "containers start as soon as inputs wait: leave `scaleup_window` out",
+        ),
+        (
+            set(settings.scaledown_rate_limit),
+            "scaledown_rate_limit",
+            "idle containers end after `scaledown_window`: leave `scaledown_rate_limit` out",
+        ),
+        (set(settings.target_concurrency), "target_concurrency", target),
+        (
+            settings.target_concurrency_float.is_some_and(|value| value != 0.0),
+            "target_concurrency_float",
+            target,
+        ),
+    ])
+}
+
+fn refuse_experiments(f: &pb::Function) -> Result<(), Refusal> {
+    match f.experimental_options.keys().next() {
+        Some(name) => {
+            let why = format!("the option `{name}` is not known here");
+            Err(Refusal::invalid("experimental_options", why))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Whether the network is closed: either of two fields says so.
 fn block_network(f: &pb::Function) -> Result<bool, Refusal> {
     use pb::network_access::NetworkAccessType as Access;
     let Some(access) = &f.network_access else { return Ok(f.block_network) };
+    let listed = !access.allowed_cidrs.is_empty() || !access.allowed_domains.is_empty();
     match access.network_access_type() {
-        Access::Unspecified | Access::Open => Ok(f.block_network),
         Access::Blocked => Ok(true),
-        Access::Allowlist => {
+        Access::Unspecified | Access::Open if !listed => Ok(f.block_network),
+        Access::Unspecified | Access::Open | Access::Allowlist => {
             let why = "allow lists are not served for functions yet: use block_network";
             Err(Refusal::invalid("network_access", why))
         }

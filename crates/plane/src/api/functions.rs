@@ -113,14 +113,14 @@ pub(super) async fn precreate(
     Ok(pb::FunctionPrecreateResponse { function_id: function.id.into(), handle_metadata })
 }
 
-/// The one definition of a request. A list of alternatives comes only with a list of GPUs.
+/// The one definition of a request. The other form, a list of alternatives with what they have in
+/// common beside it, comes only with a list of GPUs (modal 1.6.4).
 fn the_definition(req: &mut pb::FunctionCreateRequest) -> Result<pb::Function, Refusal> {
-    if let Some(function) = req.function.take() {
-        return Ok(function);
+    if req.function_data.is_some() {
+        let why = "alternatives are not served: no worker has a GPU, leave `gpu` out";
+        return Err(Refusal::invalid("function_data", why));
     }
-    let ranked = req.function_data.take().map(|data| data.ranked_functions).unwrap_or_default();
-    let first = ranked.into_iter().find_map(|ranked| ranked.function);
-    first.ok_or_else(|| Refusal::invalid("function", "it is missing"))
+    req.function.take().ok_or_else(|| Refusal::invalid("function", "it is missing"))
 }
 
 /// Defines a function.
@@ -190,7 +190,8 @@ async fn check_parts(
         return Err(Refusal::Conflict(text));
     }
     if image.content.is_some_and(|content| content.python.is_none()) {
-        let why = "a function needs an image with Python, and this one has none that is known";
+        let why = "a function needs an image with a `python` of 3.10 to 3.14 on its PATH, and this \
+                   one has none: pass add_python= to from_registry, or take another base";
         return Err(Refusal::invalid("image", why));
     }
     for id in &spec.mounts {

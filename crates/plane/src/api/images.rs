@@ -24,17 +24,28 @@ use crate::limits::{BUILD_CHAIN_MAX, LOG_ENTRIES_MAX, POLL_MAX};
 /// What an image definition may say that cannot be had here.
 fn refuse_unserved(image: &pb::Image) -> Result<(), Refusal> {
     let refuse = |field: &'static str, why: &str| Err(Refusal::invalid(field, why));
-    if image.gpu_config.as_ref().is_some_and(|gpu| gpu.count > 0 || !gpu.gpu_type.is_empty()) {
+    if image
+        .gpu_config
+        .as_ref()
+        .is_some_and(|gpu| gpu.count > 0 || !gpu.gpu_type.is_empty() || gpu.r#type != 0)
+    {
         return refuse("image.gpu_config", "there is no GPU here to build with");
     }
+    let older = "it is not read any more: use build_function";
     if !image.build_function_def.is_empty() {
-        return refuse("image.build_function_def", "it is not read any more: use build_function");
+        return refuse("image.build_function_def", older);
     }
     if image.build_function.is_some() && !image.dockerfile_commands.is_empty() {
         return refuse("image.build_function", "lines cannot stand beside it: use two images");
     }
     if !image.volume_mounts.is_empty() {
         return refuse("image.volume_mounts", "volumes are not served yet");
+    }
+    if !image.build_function_globals.is_empty() {
+        return refuse("image.build_function_globals", older);
+    }
+    if !image.runtime.is_empty() || image.runtime_debug {
+        return refuse("image.runtime", "the runtime cannot be chosen here");
     }
     if image.arch() == pb::Arch::Aarch64 {
         return refuse("image.arch", "this machine is x86_64 and cannot build for aarch64");
@@ -57,6 +68,9 @@ async fn registry_secret(
     match config.registry_auth_type() {
         Kind::Unspecified | Kind::Public if config.secret_id.is_empty() => return Ok(None),
         Kind::Public => return refuse("a public registry takes no secret: leave it out"),
+        Kind::StaticCreds if config.secret_id.is_empty() => {
+            return refuse("its secret is missing: name one");
+        }
         Kind::Unspecified | Kind::StaticCreds => {}
         Kind::Aws => return refuse("logging in through AWS is not served: use from_registry"),
         Kind::Gcp => return refuse("logging in through GCP is not served: use from_registry"),

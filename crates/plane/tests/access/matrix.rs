@@ -25,6 +25,12 @@ fn every_rpc_is_served_or_declined_with_a_reason() {
     }
 }
 
+#[test]
+fn a_missing_row_is_named() {
+    assert_eq!(client_rows().missing(&["FunctionCreate", "MadeUp"]), ["MadeUp"]);
+    assert_eq!(router_rows().missing(&["FunctionCreate"]), ["FunctionCreate"]);
+}
+
 async fn matrix(place: &Place, table: &RpcTable) -> String {
     let mut text = String::new();
     let head = format!("{:<34}nobody  user  task  restricted", "");

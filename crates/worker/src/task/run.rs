@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use images::StepDirs;
+use images::{Lease, StepDirs};
 use jail::network::Policy;
 use jail::{Child, Ended, Exit, Prepared, Stdio};
 use model::link::{End, Report, Stream};
@@ -54,6 +54,7 @@ struct Held {
     network: Option<crate::networks::Attached>,
     files: Files,
     ids: ids::Taken,
+    layers: Lease,
 }
 
 /// Where a container's changes of files go.
@@ -151,7 +152,7 @@ async fn live(
 
 /// Gives back what the container owned.
 async fn release(worker: &Arc<Worker>, held: Held) {
-    let Held { door, network, files, ids } = held;
+    let Held { door, network, files, ids, layers } = held;
     drop(door);
     let _turn = worker.changes.acquire().await;
     let removed = tokio::task::spawn_blocking(move || {
@@ -160,7 +161,7 @@ async fn release(worker: &Arc<Worker>, held: Held) {
             Files::Scratch(scratch) => scratch.remove(),
             Files::Kept(_) => Ok(()),
         };
-        drop(ids);
+        drop((ids, layers));
         removed
     });
     match removed.await {
@@ -219,7 +220,7 @@ async fn start(worker: &Arc<Worker>, spec: TaskSpec) -> Result<(Child, Held, Str
     let name = plain_name(&spec.task);
     let ids = worker.ids.take().ok_or(Error::Ids)?;
     let range = ids.range();
-    let (spec, image, layers, files) = {
+    let (spec, image, (layers, lease), files) = {
         let (worker, name) = (worker.clone(), name.clone());
         let work = move || {
             let image = roots::image(&spec.image)?;
@@ -233,7 +234,7 @@ async fn start(worker: &Arc<Worker>, spec: TaskSpec) -> Result<(Child, Held, Str
         tokio::task::spawn_blocking(work).await.map_err(|_| Error::Thread)??
     };
     let door = worker.doors.make(&spec.task, &name, range.first).await?;
-    let mut held = Held { door, network: None, files, ids };
+    let mut held = Held { door, network: None, files, ids, layers: lease };
     let (stdio, streams) = streams()?;
     let resolver = match spec.network {
         Network::Blocked => None,

@@ -68,6 +68,8 @@ pub(super) struct Facts {
     pub(super) disk: Trial<DiskFacts>,
     /// A container, built and removed, and how long building took.
     pub(super) container: Trial<Duration>,
+    /// Whether memory file systems map ids.
+    pub(super) memory_ids: Trial<bool>,
     /// A firewall table, a gateway and its interfaces, made in a network namespace of their own;
     /// and what of the host's own network would matter.
     pub(super) network: Trial<Survey>,
@@ -89,6 +91,7 @@ impl Facts {
             resolver: resolver(&resolv_conf()),
             disk: Trial::NeedsRoot,
             container: Trial::NeedsRoot,
+            memory_ids: Trial::NeedsRoot,
             network: Trial::NeedsRoot,
             host,
         };
@@ -107,6 +110,7 @@ impl Facts {
                 facts.container = Trial::Failed(format!("{error:#}"));
             }
         }
+        facts.memory_ids = tried(jail::host::try_memory_ids().map_err(anyhow::Error::from));
         if !stop.load(Ordering::Relaxed) {
             facts.network = tried(trials::network());
         }

@@ -91,6 +91,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Point> {
         resolver(facts),
         base_images(facts),
         container(facts),
+        fallbacks(facts),
     ]
 }
 
@@ -331,6 +332,39 @@ fn container(facts: &Facts) -> Point {
     }
 }
 
+/// What is done in another way than on the newest kernel, by name. The walls and limits are the
+/// same; docs/hosts.md says what each costs.
+fn fallbacks(facts: &Facts) -> Point {
+    let (key, cgroups) = ("fallbacks", &facts.host.cgroups);
+    let mut names = Vec::new();
+    if cgroups.needs_version_1() {
+        names.push("joins-groups-late (version 1 holds controllers)");
+    }
+    if !cgroups.has_version_2() {
+        names.push("kills-one-by-one (there is no version 2 of control groups)");
+    }
+    match &facts.memory_ids {
+        Trial::NeedsRoot => return Point::unknown(key),
+        Trial::Worked(true) => {}
+        Trial::Worked(false) => {
+            names.push("memory-without-mapped-ids (the kernel is older than 6.3)");
+        }
+        Trial::Failed(why) => {
+            return Point::weaker(key, format!("not known: {why}"))
+                .follows("which of them are in use cannot be said")
+                .remedy("apt install util-linux");
+        }
+    }
+    if let Trial::Worked(disk) = &facts.disk {
+        match disk.mechanism {
+            Mechanism::ProjectQuota => {}
+            Mechanism::Btrfs => names.push("disk-in-a-file (see disk_limit)"),
+            Mechanism::Tmpfs => names.push("disk-in-memory (see disk_limit)"),
+        }
+    }
+    Point::ok(key, if names.is_empty() { "none".to_owned() } else { names.join(", ") })
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::report::tests::facts;
@@ -383,6 +417,26 @@ mod tests {
         check(&|f| f.resolver = None, "resolver", State::Weaker);
         check(&|f| f.base_images_lack = vec!["mmdebstrap"], "base_images", State::Missing);
         check(&|f| f.container = failed(), "container", State::Missing);
+        check(&|f| f.memory_ids = Trial::Failed("no".into()), "fallbacks", State::Weaker);
+    }
+
+    #[test]
+    fn fallbacks_are_named() {
+        use jail::host::CgroupKind;
+        let mut facts = facts();
+        let names = |facts: &Facts| -> Vec<String> {
+            let found = fallbacks(facts).found;
+            found.split(", ").map(|name| name.split(' ').next().unwrap_or("").to_owned()).collect()
+        };
+        assert_eq!(names(&facts), ["none"]);
+        facts.memory_ids = Trial::Worked(false);
+        assert_eq!(names(&facts), ["memory-without-mapped-ids"]);
+        facts.host.cgroups.kind = CgroupKind::Hybrid;
+        facts.host.cgroups.cpu = Some(1);
+        assert_eq!(names(&facts), ["joins-groups-late", "memory-without-mapped-ids"]);
+        facts.host.cgroups.kind = CgroupKind::V1;
+        facts.memory_ids = Trial::Worked(true);
+        assert_eq!(names(&facts), ["joins-groups-late", "kills-one-by-one"]);
     }
 
     fn failed_disk() -> Trial<super::super::facts::DiskFacts> {

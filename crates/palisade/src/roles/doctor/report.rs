@@ -170,6 +170,7 @@ pub(super) mod tests {
                 passed_over: vec![],
             }),
             container: Trial::Worked(Duration::from_millis(12)),
+            memory_ids: Trial::Worked(true),
             network: Trial::Worked(Survey { subnet, obstacles: vec![] }),
         }
     }
@@ -207,7 +208,8 @@ pub(super) mod tests {
         let points = json["points"].as_array().expect("points");
         let keys: Vec<_> = points.iter().filter_map(|point| point["key"].as_str()).collect();
         let want = "kernel root capabilities user_namespaces overlay seccomp proc cgroups \
-            open_files disk_space disk_limit network resolver base_images container";
+            open_files disk_space disk_limit network resolver base_images container \
+            fallbacks";
         assert_eq!(keys, want.split_whitespace().collect::<Vec<_>>());
         assert!(points.iter().all(|point| point["state"] == "ok" && point["remedy"].is_null()));
     }
