@@ -47,15 +47,13 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
         }
     }
     workspace.run(build.env("RUSTFLAGS", FLAGS))?;
-    let mut lines = Vec::new();
     for (target, more) in TARGETS.iter().filter(|(target, _)| wanted.contains(&(*target).into())) {
         let binary = dir.join("build").join(&triple).join("release").join(target);
         let mut seeds = vec![workspace.root.join("fuzz/seeds").join(target)];
         seeds.extend(more.map(|path| workspace.root.join(path)));
         seeds.retain(|folder| folder.is_dir());
-        lines.push(fuzz(&binary, target, &dir, &seeds, minutes)?);
+        println!("{}", fuzz(&binary, target, &dir, &seeds, minutes)?);
     }
-    println!("\n{}", lines.join("\n"));
     Ok(())
 }
 
