@@ -1,7 +1,8 @@
 """Pulls an image of 1 GiB in 20 layers from a registry on loopback, by three programs in turn.
 
 python3 benches/pull.py FOLDER PULL_PROGRAM: all of it lies below FOLDER, on one file system, and
-is removed at the end. Each time includes writing all to the disk (sync). Prints the figures as JSON.
+is removed at the end. Each time includes writing all to the disk (sync). Prints the figures as
+JSON.
 """
 
 import gzip

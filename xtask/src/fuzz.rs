@@ -37,20 +37,23 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     let mut build = Command::new("cargo");
     build.args(["+nightly", "build", "--release", "--target", &triple, "--target-dir"]);
     build.arg(dir.join("build")).arg("--manifest-path").arg(workspace.root.join("fuzz/Cargo.toml"));
-    // Cargo passes its own toolchain on, which is the workspace's and no nightly.
-    for name in ["RUSTUP_TOOLCHAIN", "CARGO", "RUSTC", "CARGO_MANIFEST_DIR"] {
-        build.env_remove(name);
+    // Cargo passes its own toolchain on, which is the workspace's and no nightly, and what it is
+    // running, of which build scripts would make a reason to build all again.
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        let is_passed_on = name.starts_with("CARGO") && name != "CARGO_HOME";
+        if is_passed_on || name == "RUSTUP_TOOLCHAIN" || name == "RUSTC" {
+            build.env_remove(&*name);
+        }
     }
     workspace.run(build.env("RUSTFLAGS", FLAGS))?;
-    let mut lines = Vec::new();
     for (target, more) in TARGETS.iter().filter(|(target, _)| wanted.contains(&(*target).into())) {
         let binary = dir.join("build").join(&triple).join("release").join(target);
         let mut seeds = vec![workspace.root.join("fuzz/seeds").join(target)];
         seeds.extend(more.map(|path| workspace.root.join(path)));
         seeds.retain(|folder| folder.is_dir());
-        lines.push(fuzz(&binary, target, &dir, &seeds, minutes)?);
+        println!("{}", fuzz(&binary, target, &dir, &seeds, minutes)?);
     }
-    println!("\n{}", lines.join("\n"));
     Ok(())
 }
 

@@ -112,11 +112,14 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
     if !is_host(registry) {
         return Err("its registry is no host name with an optional port");
     }
-    let registry = match registry {
-        "index.docker.io" | "registry-1.docker.io" => DOCKER_HUB,
+    // Host names are the same in large and small letters.
+    let registry = match registry.to_ascii_lowercase() {
+        name if matches!(name.as_str(), "index.docker.io" | "registry-1.docker.io") => {
+            DOCKER_HUB.to_owned()
+        }
         registry => registry,
     };
-    let repository = match (registry, path.contains('/')) {
+    let repository = match (registry.as_str(), path.contains('/')) {
         (DOCKER_HUB, false) => format!("library/{path}"),
         _ => path.to_owned(),
     };
@@ -129,7 +132,7 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
     }
     let tag = tag.map(str::to_owned);
     let tag = tag.or_else(|| digest.is_none().then(|| "latest".to_owned()));
-    Ok(Reference { registry: registry.to_ascii_lowercase(), repository, tag, digest })
+    Ok(Reference { registry, repository, tag, digest })
 }
 
 fn parse_digest(text: &str) -> Result<Digest, &'static str> {
@@ -212,6 +215,7 @@ mod tests {
         check("me/it", "docker.io/me/it:latest");
         check("docker.io/me/it:v1", "docker.io/me/it:v1");
         check("localhost/it", "localhost/it:latest");
+        check("INDEX.Docker.io/python", "docker.io/library/python:latest");
         check("LocalHost/it", "localhost/it:latest");
         check("localhost:5000/a/b/c__d-e.f:1", "localhost:5000/a/b/c__d-e.f:1");
         check("GHCR.io/astral-sh/uv:0.9", "ghcr.io/astral-sh/uv:0.9");
