@@ -84,6 +84,7 @@ async fn open_plane(dir: &std::path::Path, world: &Arc<Simulated>) -> Result<Arc
         blob_port_inside: 1,
         payload_bytes_max: 1 << 20,
         defaults: Defaults::default(),
+        pythons: plane::Pythons::of(dir.join("pythons")),
     };
     Ok(Plane::in_world(store, blobs, config, world.clone()))
 }

@@ -52,10 +52,10 @@ fn main() -> ExitCode {
         "demo" => Workspace::find().and_then(|workspace| demo::run(&workspace)),
         "check" => Workspace::find().and_then(|workspace| check::run(&workspace)),
         "test" => Workspace::find().and_then(|w| suite::run(&w, &arguments[1..])),
+        "vm" => Workspace::find().and_then(|workspace| vm::run(&workspace)),
         "bench" if arguments.get(1).is_some_and(|what| what == "pull") => {
             Workspace::find().and_then(|workspace| bench_pull::run(&workspace))
         }
-        "vm" => Workspace::find().and_then(|workspace| vm::run(&workspace)),
         "bench" => Workspace::find().and_then(|workspace| bench::run(&workspace)),
         "fresh" => Workspace::find().and_then(|w| fresh::run(&w, &arguments[1..])),
         "fuzz" => Workspace::find().and_then(|w| fuzz::run(&w, &arguments[1..])),

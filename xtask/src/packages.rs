@@ -38,9 +38,9 @@ const TESTS: &[Package] = &[
     package("busybox-static", "busybox", "a container's root of one file"),
     package("procps", "ps", "lists processes"),
     package("e2fsprogs", "mkfs.ext4", "a file system with quotas of projects"),
+    package("qemu-system-x86", "qemu-system-x86_64", "a machine with another kernel"),
     package("docker-registry", "docker-registry", "a registry to pull images from"),
     package("skopeo", "skopeo", "writes the image archives that are imported"),
-    package("qemu-system-x86", "qemu-system-x86_64", "a machine with another kernel"),
 ];
 
 /// What only the benchmarks need.

@@ -5,6 +5,14 @@ use crate::recipe::Problem;
 /// Minor versions of Python that a Debian suite has, and the suite. Debian has no others.
 const PYTHONS: [(u8, Suite); 3] = [(11, Suite::Bookworm), (13, Suite::Trixie), (14, Suite::Sid)];
 
+/// The minor version of Python that is taken where nothing says which.
+pub(crate) const PYTHON_MINOR_DEFAULT: u8 = 11;
+
+/// Whether Debian has that minor version of Python 3.
+pub(crate) fn has_python(minor: u8) -> bool {
+    PYTHONS.iter().any(|(known, _)| *known == minor)
+}
+
 /// A Debian suite that base images are made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Suite {
@@ -115,6 +123,32 @@ fn find_python(reference: &str, tag: &str) -> Result<Found, Problem> {
     Ok(Found { recipe: BaseRecipe::Python { minor, suite }, note })
 }
 
+/// The release of uv that an image of uv's own stands for, as in a requirement: `==0.8.3`,
+/// `==0.8.*`, or empty for the newest. `None` for any other image.
+///
+/// # Errors
+/// For tags that say more than a release.
+pub(crate) fn find_uv(reference: &str) -> Option<Result<String, Problem>> {
+    let (name, tag) = reference.split_once([':', '@']).unwrap_or((reference, "latest"));
+    let name = name.strip_prefix("docker.io/").unwrap_or(name);
+    if !matches!(name, "ghcr.io/astral-sh/uv" | "astral/uv") {
+        return None;
+    }
+    let parts: Vec<&str> = tag.split('.').collect();
+    let is_number = |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    Some(match (tag, parts.len()) {
+        ("latest", _) => Ok(String::new()),
+        (_, 2) if parts.iter().all(is_number) => Ok(format!("=={tag}.*")),
+        (_, 3) if parts.iter().all(is_number) => Ok(format!("=={tag}")),
+        _ => Err(Problem::Value {
+            what: "the image",
+            value: reference.chars().take(200).collect(),
+            wanted: "no registry has it for this server; from its package there are \
+                ghcr.io/astral-sh/uv:latest and releases, as ghcr.io/astral-sh/uv:0.8.3",
+        }),
+    })
+}
+
 fn unknown(reference: &str) -> Problem {
     Problem::Value {
         what: "the base image",
@@ -127,7 +161,7 @@ fn unknown(reference: &str) -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use super::{BaseRecipe, Suite, find};
+    use super::{BaseRecipe, Suite, find, find_uv};
 
     #[test]
     fn names_lead_to_recipes() {
@@ -150,6 +184,22 @@ mod tests {
         check("python:3.11.12-slim-bookworm", python(11, Suite::Bookworm), Some("3.11.12"));
         check("python:3.13.3-slim-bookworm", python(13, Suite::Trixie), Some("not in bookworm"));
         check("python:3.14-slim", python(14, Suite::Sid), None);
+    }
+
+    #[test]
+    fn images_of_uv_stand_for_its_releases() {
+        let check = |name: &str, wanted: &str| {
+            assert_eq!(find_uv(name).unwrap().as_deref(), Ok(wanted), "{name}");
+        };
+        check("ghcr.io/astral-sh/uv:latest", "");
+        check("ghcr.io/astral-sh/uv", "");
+        check("ghcr.io/astral-sh/uv:0.8.3", "==0.8.3");
+        check("docker.io/astral/uv:0.8", "==0.8.*");
+        for tag in ["debian", "0.8.3-alpine", "0.8.", "1 --pre", "0.8.3;x", "sha256:00"] {
+            let error = find_uv(&format!("ghcr.io/astral-sh/uv:{tag}")).unwrap().unwrap_err();
+            assert!(error.to_string().contains("uv:0.8.3"), "{error}");
+        }
+        assert!(find_uv("ghcr.io/astral-sh/ruff").is_none());
     }
 
     #[test]

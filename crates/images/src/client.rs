@@ -187,11 +187,13 @@ impl Client {
         let argv = ["python3", "-c", INSTALL, &self.version, &self.builder];
         RunStep {
             layers,
+            bound: Vec::new(),
             dirs,
             argv: argv.map(str::to_owned).to_vec(),
             env,
             cwd: "/".to_owned(),
             user: String::new(),
+            mounts: Vec::new(),
             network: true,
             timeout: Some(CLIENT_BUILD_MAX),
         }

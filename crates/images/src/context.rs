@@ -35,6 +35,18 @@ impl ContextFile {
 pub struct Context {
     files: BTreeMap<String, ContextFile>,
     folders: BTreeSet<String>,
+    tree: Option<ContextTree>,
+}
+
+/// A folder of the host that is a build context as it is, links and owners included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContextTree {
+    /// What it is called in errors.
+    pub name: String,
+    /// Where it lies; it is the context's root. Never written.
+    pub folder: PathBuf,
+    /// A digest of all that is in it, which the caller vouches for.
+    pub digest: Digest,
 }
 
 /// A COPY that cannot be done.
@@ -103,6 +115,21 @@ impl Context {
         context
     }
 
+    /// The same context with this tree: COPY takes from it what no file of the context has.
+    #[must_use]
+    pub fn with_tree(self, tree: ContextTree) -> Self {
+        Self { tree: Some(tree), ..self }
+    }
+
+    /// The tree, where a COPY of these paths is one of it: where no file is meant.
+    pub(crate) fn tree(&self, paths: &[String]) -> Option<&ContextTree> {
+        let is_file = |path: &String| {
+            let path = normalize("/", path);
+            self.files.contains_key(&path) || (path != "/" && self.folders.contains(&path))
+        };
+        self.tree.as_ref().filter(|_| !paths.iter().any(is_file))
+    }
+
     /// What a copy writes, in order, with the digest of each file's content.
     pub(crate) fn plan(
         &self,
@@ -116,6 +143,10 @@ impl Context {
                 PlanSource::Text { name, content } => matches.push(Match::Text(name, content)),
                 PlanSource::Path(path) => self.find(path, copy.is_add, &mut matches)?,
             }
+        }
+        // `COPY package.json lock.json* ./`: a pattern may match nothing beside what is there.
+        if let ([], Some(PlanSource::Path(path))) = (&*matches, copy.sources.first()) {
+            return Err(CopyError::Missing { path: path.clone(), held: self.shown() });
         }
         if matches.len() > 1 && !target.is_folder {
             let only_folders = matches.iter().all(|found| matches!(found, Match::Folder(_)));
@@ -144,14 +175,14 @@ impl Context {
         if let Some(file) = self.files.get(&wanted) {
             matches.push(Match::File(basename(&wanted).to_owned(), file));
         } else if wanted == "/" || self.folders.contains(&wanted) {
-            matches.push(Match::Folder(wanted));
-        } else if wanted.contains(['*', '?', '[', '\\']) {
+            matches.push(Match::Folder(wanted.clone()));
+        } else if is_pattern(&wanted) {
             let files = self.files.iter().filter(|(name, _)| glob(&wanted, name));
             matches.extend(files.map(|(name, file)| Match::File(basename(name).to_owned(), file)));
             let folders = self.folders.iter().filter(|name| glob(&wanted, name));
             matches.extend(folders.map(|name| Match::Folder(name.clone())));
         }
-        if matches.len() == before {
+        if matches.len() == before && !is_pattern(&wanted) {
             return Err(CopyError::Missing { path: path.to_owned(), held: self.shown() });
         }
         for found in &matches[before..] {
@@ -210,18 +241,18 @@ struct Target<'p> {
 impl Target<'_> {
     fn add_text(&mut self, name: &str, content: &str) {
         let kind = EntryKind::File(Source::Bytes(content.as_bytes().into()));
-        self.add_named(name, kind, 0o644, Digest::of(content.as_bytes()));
+        self.add_named(name, kind, 0o644, Some(Digest::of(content.as_bytes())));
     }
 
     fn add_file(&mut self, name: String, file: &ContextFile) {
-        self.add_named(&name, file.into(), file.mode, file.digest);
+        self.add_named(&name, file.into(), file.mode, Some(file.digest));
     }
 
-    fn add_named(&mut self, name: &str, kind: EntryKind, mode: u32, digest: Digest) {
+    fn add_named(&mut self, name: &str, kind: EntryKind, mode: u32, digest: Option<Digest>) {
         let path = normalize(self.copy.workdir, self.copy.destination);
         match self.is_folder {
-            true => self.push(normalize(&path, name), kind, mode, None, Some(digest)),
-            false => self.push(path, kind, mode, Some(name.to_owned()), Some(digest)),
+            true => self.push(normalize(&path, name), kind, mode, None, digest),
+            false => self.push(path, kind, mode, Some(name.to_owned()), digest),
         }
     }
 
@@ -268,7 +299,7 @@ pub(crate) fn normalize(base: &str, path: &str) -> String {
     format!("/{}", parts.join("/"))
 }
 
-fn names_folder(destination: &str) -> bool {
+pub(crate) fn names_folder(destination: &str) -> bool {
     destination.ends_with('/') || matches!(basename(destination), "." | "..")
 }
 
@@ -294,11 +325,21 @@ fn refuse_archive(file: &ContextFile) -> Result<(), CopyError> {
 fn glob(pattern: &str, path: &str) -> bool {
     let (patterns, parts) = (pattern.split('/'), path.split('/'));
     patterns.clone().count() == parts.clone().count()
-        && patterns.zip(parts).all(|(pattern, part)| {
-            let pattern: Vec<char> = pattern.chars().collect();
-            let part: Vec<char> = part.chars().collect();
-            glob_part(&pattern, &part)
-        })
+        && patterns.zip(parts).all(|(pattern, part)| matches(pattern, part))
+}
+
+/// Whether a path, or a part of one, may name several files.
+#[must_use]
+pub fn is_pattern(path: &str) -> bool {
+    path.contains(['*', '?', '[', '\\'])
+}
+
+/// Whether one part of a path matches a pattern of `*`, `?`, `[a-z]`, `[^a]` and `\`.
+#[must_use]
+pub fn matches(pattern: &str, part: &str) -> bool {
+    let pattern: Vec<char> = pattern.chars().collect();
+    let part: Vec<char> = part.chars().collect();
+    glob_part(&pattern, &part)
 }
 
 fn glob_part(pattern: &[char], part: &[char]) -> bool {
@@ -363,13 +404,10 @@ fn in_set(mut set: &[char], c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::{Context, ContextFile, CopyPlan, PlanSource, glob, normalize};
-    use crate::step::Source;
-    use blobs::Digest;
 
     fn file(path: &str) -> ContextFile {
         let bytes: &[u8] = if path.contains(".tgz") { b"\x1f\x8b" } else { b"content" };
-        let source = Source::Bytes(bytes.into());
-        ContextFile { path: path.to_owned(), source, digest: Digest::of(bytes), mode: 0o640 }
+        ContextFile { mode: 0o640, ..ContextFile::of_bytes(path, bytes) }
     }
 
     /// What `COPY sources destination` in `/work` writes: paths, folders with a slash at the end,
@@ -408,6 +446,7 @@ mod tests {
         check(&["dir/."], "zz", "/work/zz/ /work/zz/c /work/zz/sub/ /work/zz/sub/d");
         check(&["dir/sub", "a.txt"], "/zz/", "/zz/ /zz/d /zz/a.txt");
         check(&["d*"], "/zz", "/zz/ /zz/c /zz/sub/ /zz/sub/d");
+        check(&["a.txt", "none*"], "/zz/", "/zz/a.txt");
         let all = "/a.txt /b.txt /dir/ /dir/c /dir/sub/ /dir/sub/d /empty /x.tgz";
         check(&["."], "/", all);
     }

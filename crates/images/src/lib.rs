@@ -33,15 +33,17 @@ mod scope;
 mod settle;
 mod sources;
 mod stack;
+mod stage;
 mod step;
 mod tree;
 mod unpack;
+mod uv;
 
 pub use apply::ApplyError;
 pub use base::BaseError;
 pub use build::{Builder, Error as BuildError, Log, Request, Secrets};
 pub use client::{Client, Error as ClientError, WheelsError, import_wheels};
-pub use context::{Context, ContextFile, CopyError};
+pub use context::{Context, ContextFile, ContextTree, CopyError, is_pattern, matches};
 pub use debian::Error as DebianError;
 pub use export::{Error as ExportError, export};
 pub use image::{Config, DEFAULT_PATH, Image};
@@ -58,6 +60,8 @@ pub use pull::PullError;
 pub use reference::{Reference, ReferenceError};
 pub use registry::RegistryError;
 pub use sources::{Credentials, Mirror, MirrorError, Sources};
-pub use step::{Entry, EntryKind, Exit, RunError, RunStep, Source, StepDirs, StepRunner};
+pub use step::{
+    Entry, EntryKind, Exit, RunError, RunStep, Source, StepDirs, StepMount, StepRunner, TreeCopy,
+};
 pub use tree::TreeError;
 pub use unpack::{Refusal, UnpackError, unpack_layer};

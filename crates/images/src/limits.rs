@@ -35,6 +35,12 @@ pub(crate) const BASE_OUTPUT_BYTES_MAX: usize = 4 << 10;
 /// How long preparing the client's packages may take before it is stopped.
 pub const CLIENT_BUILD_MAX: Duration = Duration::from_secs(30 * 60);
 
+/// How long fetching uv may take before it is stopped.
+pub(crate) const UV_FETCH_MAX: Duration = Duration::from_secs(10 * 60);
+
+/// How long the newest release of uv that was found counts as the newest.
+pub(crate) const UV_NEWEST_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Characters of a recipe line that a log line or an error shows.
 pub(crate) const LINE_CHARS_MAX: usize = 160;
 

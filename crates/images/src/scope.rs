@@ -39,9 +39,18 @@ impl<'r> Scope<'r> {
         Self { given, escape, global, local, in_stage: false }
     }
 
-    /// FROM was passed.
+    /// A FROM was passed: what the stage before it declared is forgotten.
     pub(crate) fn enter_stage(&mut self) {
         self.in_stage = true;
+        self.local.clear();
+    }
+
+    /// Expands a name after FROM, which sees what stands before the first FROM and nothing else.
+    pub(crate) fn expand_from(&self, text: &str) -> Result<String, Problem> {
+        let lookup = |name: &str| {
+            self.global.get(name).cloned().or_else(|| platform_arg(name).map(str::to_owned))
+        };
+        expand(text, self.escape, &lookup)
     }
 
     /// `ARG name[=default]`.
@@ -128,10 +137,13 @@ mod tests {
         }
         scope.declare(&config, "BOTH", Some("arg")).unwrap();
         config.set_env("BOTH", "env".to_owned());
+        assert_eq!(scope.expand_from("$TAG$BOTH").unwrap(), "3.11", "FROM sees the globals alone");
         let said = scope.expand(&config, "$TAG $GIVEN $TARGETOS $BOTH$UNSET").unwrap();
         assert_eq!(said, "3.11 given linux env");
         let names: Vec<String> = scope.env(&config).into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["GIVEN", "TAG", "TARGETOS"]);
+        scope.enter_stage();
+        assert!(scope.env(&config).is_empty(), "the next stage begins anew");
     }
 
     #[test]

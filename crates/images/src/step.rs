@@ -28,6 +28,70 @@ pub trait StepRunner: Send + Sync {
         draft: &StepDirs,
         entries: &[Entry],
     ) -> Result<(), RunError>;
+
+    /// Copies files of one tree into the tree of `layers` (bottom first) with `upper` on top.
+    /// Links are followed inside the tree that has them. What is copied keeps its links, modes
+    /// and owners; what stands in the way is as in [`StepRunner::write`].
+    ///
+    /// # Errors
+    /// When a source is missing, or something cannot be copied.
+    fn copy(&self, layers: &[PathBuf], draft: &StepDirs, copy: &TreeCopy) -> Result<(), RunError>;
+}
+
+/// A copy out of another tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TreeCopy {
+    /// What the tree is called in errors, as "the stage build".
+    pub name: String,
+    /// Its diff directories, bottom first. Never written.
+    pub from: Vec<PathBuf>,
+    /// Empty directories for mounting it. What is in them afterwards is thrown away.
+    pub scratch: StepDirs,
+    /// Absolute paths in it, without `.` and `..`; a part may be a pattern (see [`matches`]). Of a
+    /// folder its entries are copied, not itself. A link is followed here, and here alone.
+    ///
+    /// [`matches`]: crate::matches
+    pub sources: Vec<String>,
+    /// Absolute path in the tree that is written, without `.` and `..`.
+    pub destination: PathBuf,
+    /// Whether a file goes into the destination, which is made a folder, even when there is none
+    /// yet. Into a folder that is there it goes anyway.
+    pub into_folder: bool,
+    /// `user[:group]` of all that is copied; as it was when not given.
+    pub owner: Option<String>,
+    /// Mode of all files and folders that are copied; as it was when not given.
+    pub mode: Option<u32>,
+}
+
+/// Something that a command finds at a path, and that is in no layer.
+#[derive(Clone, PartialEq, Eq)]
+pub enum StepMount {
+    /// An empty memory file system.
+    Tmpfs {
+        /// Absolute path inside.
+        target: PathBuf,
+        /// Its size; the runner's own when not given.
+        size_bytes: Option<u64>,
+    },
+    /// A small file that nobody else may see, root's own.
+    File {
+        /// Absolute path inside.
+        target: PathBuf,
+        /// The bytes.
+        content: Vec<u8>,
+        /// Permission bits.
+        mode: u32,
+    },
+}
+
+impl fmt::Debug for StepMount {
+    /// Says where, not what: a file may be a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tmpfs { target, .. } => write!(f, "Tmpfs({})", target.display()),
+            Self::File { target, .. } => write!(f, "File({})", target.display()),
+        }
+    }
 }
 
 /// Where a step's files go.
@@ -45,6 +109,9 @@ pub struct StepDirs {
 pub struct RunStep {
     /// Diff directories, bottom first. Never written.
     pub layers: Vec<PathBuf>,
+    /// Diff directories above the layers that are there for this command alone: files that are
+    /// bound into the tree. Never written.
+    pub bound: Vec<PathBuf>,
     /// Where the command's files go.
     pub dirs: StepDirs,
     /// Program and arguments; the program is looked for on the PATH of `env`.
@@ -55,6 +122,8 @@ pub struct RunStep {
     pub cwd: String,
     /// `user`, `user:group` or numbers, looked up inside; empty means root.
     pub user: String,
+    /// What it finds beside the layers.
+    pub mounts: Vec<StepMount>,
     /// Whether it reaches the network.
     pub network: bool,
     /// How long it may run.
@@ -70,6 +139,7 @@ impl fmt::Debug for RunStep {
             .field("env", &env)
             .field("cwd", &self.cwd)
             .field("user", &self.user)
+            .field("mounts", &self.mounts)
             .field("network", &self.network)
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()

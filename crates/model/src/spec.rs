@@ -98,6 +98,10 @@ pub struct MountFile {
     pub sha256: String,
     /// Permission bits; none where the client said nothing.
     pub mode: Option<u32>,
+    /// Where it is no file that a client sent: the name of a tree that the operator imported,
+    /// which is there as a whole. The hash is then that of its archive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tree: Option<String>,
 }
 
 /// What an image is, once it is built.

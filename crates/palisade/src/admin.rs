@@ -60,6 +60,8 @@ pub(crate) enum Request {
         /// Where they lie, from the root.
         path: PathBuf,
     },
+    /// Read every layer and compare it with its name.
+    VerifyImages,
     /// Remove layers that were not used for the longest time.
     PruneImages {
         /// Bytes that may stay.
@@ -106,6 +108,7 @@ impl Tools {
                 let wheels = images::import_wheels(self.builder.store(), &path, log)?;
                 Ok(serde_json::json!({ "wheels": wheels }))
             }),
+            Request::VerifyImages => tokio::task::block_in_place(|| self.verify(log)),
             Request::PruneImages { keep_bytes } => self.prune(keep_bytes).await,
         }
     }
@@ -130,6 +133,23 @@ impl Tools {
         let store = self.builder.store();
         let layers = tokio::task::block_in_place(|| images::export(store, &exported, &path, log))?;
         Ok(serde_json::json!({ "path": path, "images": exported.len(), "layers": layers }))
+    }
+
+    fn verify(&self, log: &mut (dyn FnMut(&[u8]) + Send)) -> Result<serde_json::Value> {
+        let store = self.builder.store();
+        let (mut sound, mut changed) = (0, Vec::new());
+        for digest in store.list()? {
+            match store.verify(digest) {
+                Ok(()) => sound += 1,
+                // It was pruned meanwhile.
+                Err(images::LayerError::NotFound { .. }) => {}
+                Err(error) => {
+                    log(format!("{error}\n").as_bytes());
+                    changed.push(digest.to_string());
+                }
+            }
+        }
+        Ok(serde_json::json!({ "sound": sound, "changed": changed }))
     }
 
     async fn prune(&self, keep_bytes: u64) -> Result<serde_json::Value> {

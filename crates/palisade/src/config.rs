@@ -28,6 +28,8 @@ pub(crate) enum Command {
     Doctor(Doctor),
     /// Images: those that were built, and those that come from elsewhere.
     Image(Image),
+    /// Import Pythons for images that have none (the client's `add_python`).
+    Python(Python),
     /// The client's own packages, on a machine that reaches no index.
     Client(Client),
 }
@@ -152,6 +154,14 @@ pub(crate) enum ImageCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Read every layer, and compare it with its name. The exit code says whether all are sound.
+    Verify {
+        #[command(flatten)]
+        data: DataDir,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Remove layers that were not used for the longest time, until the rest fits.
     ///
     /// What runs, what functions of living apps need, and what has a name or was imported stays.
@@ -222,4 +232,31 @@ mod tests {
             assert!(size_bytes(wrong).is_err(), "{wrong}");
         }
     }
+}
+
+/// `palisade python`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Python {
+    #[command(subcommand)]
+    pub(crate) command: PythonCommand,
+}
+
+/// What to do with Pythons.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum PythonCommand {
+    /// Import an archive of python-build-standalone; the server may run.
+    ///
+    /// Its name says which Python it is, as in
+    /// cpython-3.11.5+20230826-x86_64-unknown-linux-gnu-install_only.tar.gz
+    Import {
+        /// The archive.
+        file: PathBuf,
+        #[command(flatten)]
+        data: DataDir,
+    },
+    /// List those that were imported, by the names of their archives.
+    List {
+        #[command(flatten)]
+        data: DataDir,
+    },
 }

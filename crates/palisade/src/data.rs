@@ -10,6 +10,9 @@ use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+/// Where imported Pythons lie.
+pub(crate) const PYTHONS: &str = "pythons";
+
 /// A data folder.
 #[derive(Debug, Clone)]
 pub(crate) struct Data(PathBuf);

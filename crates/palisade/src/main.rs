@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         Command::Env(env) => roles::env::run(&env),
         Command::Doctor(doctor) => return roles::doctor::run(&doctor),
         Command::Image(image) => roles::image::run(&image),
+        Command::Python(python) => roles::python::run(&python),
         Command::Client(client) => roles::client::run(&client),
     };
     match result {

@@ -17,6 +17,7 @@ pub mod identity;
 pub mod limits;
 pub mod parked;
 pub mod printed;
+pub mod pythons;
 pub mod queue;
 pub mod reconcile;
 pub mod reports;
@@ -37,6 +38,7 @@ use store::Store;
 use tokio::sync::watch;
 
 pub use api::service::{Api, Transport};
+pub use pythons::{Pythons, Release};
 pub use world::{Machine, World};
 
 /// What the operator decides.
@@ -50,6 +52,8 @@ pub struct Config {
     pub payload_bytes_max: u64,
     /// What containers get where their function says nothing.
     pub defaults: Defaults,
+    /// What `add_python` may lay into images.
+    pub pythons: Pythons,
 }
 
 /// The control plane: the one value that handlers and loops share.

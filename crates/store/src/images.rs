@@ -38,8 +38,8 @@ pub struct Image {
     pub builder_version: String,
     /// Where its build is.
     pub phase: Phase,
-    /// What to build; its `base`, `secret_env` and `registry_auth` are filled in when a worker gets
-    /// it.
+    /// What to build; its `base`, `secret_env` and `registry_auth` are filled in when a worker
+    /// gets it.
     pub build: BuildSpec,
     /// What came of it.
     pub content: Option<ImageContent>,

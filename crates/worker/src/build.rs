@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use images::{Context, ContextFile, Credentials, Request, Secrets};
+use images::{Context, ContextFile, ContextTree, Credentials, Request, Secrets};
 use model::ImageId;
 use model::link::Report;
 use model::spec::{BuildSpec, ImageContent};
@@ -85,7 +85,14 @@ fn blocking(
 /// The build context: files that the client sent.
 fn context(worker: &Worker, spec: &BuildSpec) -> Result<Context, String> {
     let mut files = Vec::new();
+    let mut tree = None;
     for file in &spec.context {
+        if let Some(name) = &file.tree {
+            let folder = worker.config.pythons.join(name).join("tree");
+            let digest = file.sha256.parse().map_err(|e: blobs::DigestError| e.to_string())?;
+            tree = Some(ContextTree { name: format!("the mount {name}"), folder, digest });
+            continue;
+        }
         let entry = worker.entry(file).map_err(|e| crate::task::chain(&e))?;
         let images::EntryKind::File(source) = entry.kind else { continue };
         let digest = file.sha256.parse().map_err(|e: blobs::DigestError| e.to_string())?;
@@ -94,5 +101,9 @@ fn context(worker: &Worker, spec: &BuildSpec) -> Result<Context, String> {
     for (path, data) in &spec.context_inline {
         files.push(ContextFile::of_bytes(path, data));
     }
-    Ok(Context::new(files))
+    let context = Context::new(files);
+    Ok(match tree {
+        Some(tree) => context.with_tree(tree),
+        None => context,
+    })
 }

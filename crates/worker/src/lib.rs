@@ -13,6 +13,7 @@ mod mount_points;
 mod roots;
 mod steps;
 mod task;
+mod tree_copy;
 mod users;
 
 use std::path::PathBuf;
@@ -39,6 +40,8 @@ pub struct Config {
     pub id: WorkerId,
     /// A folder of its own.
     pub dir: PathBuf,
+    /// Where trees lie that the operator imported, each as `<name>/tree`.
+    pub pythons: PathBuf,
     /// What it has for containers.
     pub capacity: Capacity,
     /// The port at which a container finds its own blobs, on its own loopback address.

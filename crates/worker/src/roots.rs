@@ -28,6 +28,12 @@ pub(crate) enum Error {
         /// Its path inside.
         path: String,
     },
+    /// A mount that is no set of files.
+    #[error("the mount {tree} is for image builds: it cannot be given to a function")]
+    Tree {
+        /// Its name.
+        tree: String,
+    },
     /// A layer.
     #[error("a layer of the image: {0}")]
     Layers(#[from] images::LayerError),
@@ -130,6 +136,9 @@ impl Worker {
 
     /// A file that the client sent, at its place.
     pub(crate) fn entry(&self, file: &MountFile) -> Result<Entry, Error> {
+        if let Some(tree) = &file.tree {
+            return Err(Error::Tree { tree: tree.clone() });
+        }
         let missing = || Error::File { path: file.path.clone() };
         let digest = file.sha256.parse::<Digest>().map_err(|_| missing())?;
         Ok(Entry {

@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use images::package_settings::{self, Passthrough};
-use images::{Entry, EntryKind, Exit, RunError, RunStep, Source, StepDirs, StepRunner};
+use images::{
+    Entry, EntryKind, Exit, RunError, RunStep, Source, StepDirs, StepMount, StepRunner, TreeCopy,
+};
 use jail::network::Policy;
-use jail::{Bind, BindIds, Child, InlineFile, Limits, Plan, Prepared, Process, Root, Stdio};
+use jail::{Bind, BindIds, Child, InlineFile, Limits, Plan, Prepared, Process, Root, Stdio, Tmpfs};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::limits::{
@@ -20,7 +22,7 @@ use crate::limits::{
 use crate::mount_points::MountPoints;
 use crate::net::forward::Forward;
 use crate::task::inside;
-use crate::{Worker, users};
+use crate::{Worker, tree_copy, users};
 
 /// Runs the steps of one build.
 pub(crate) struct Steps<'w> {
@@ -77,19 +79,32 @@ impl<'w> Steps<'w> {
             read_only: true,
             ids: BindIds::MappedIfPossible,
         });
+        let mut tmpfs = Vec::new();
+        for mount in &step.mounts {
+            match mount.clone() {
+                StepMount::Tmpfs { target, size_bytes } => {
+                    // Memory of it counts as the step's own, which is limited.
+                    let bytes = size_bytes.unwrap_or(STEP_MEMORY_BYTES).min(STEP_MEMORY_BYTES);
+                    tmpfs.push(Tmpfs { target, bytes, mode: 0o1777 });
+                }
+                StepMount::File { target, content, mode } => {
+                    files.push(InlineFile { target, content, mode, read_only: true });
+                }
+            }
+        }
         let cores = self.worker.config.capacity.cpu_millis;
         Ok(Plan {
             name: self.name.clone(),
             cgroup_parent: self.worker.cgroup_parent(),
             hostname: "palisade".into(),
             ids,
-            layers: step.layers.clone(),
+            layers: step.layers.iter().chain(&step.bound).cloned().collect(),
             upper: step.dirs.upper.clone(),
             work: step.dirs.work.clone(),
             volatile: false,
             binds: binds.collect(),
             files,
-            tmpfs: Vec::new(),
+            tmpfs,
             shm_bytes: SHM_BYTES,
             limits: Limits {
                 memory_bytes: STEP_MEMORY_BYTES.min(self.worker.config.capacity.memory_bytes),
@@ -118,7 +133,7 @@ impl StepRunner for Steps<'_> {
         let ids = self.worker.ids.take().ok_or_else(|| refused("no id range is free"))?;
         let settings = self.settings(step)?;
         let plan = self.plan(step, &settings, ids.range())?;
-        let points = MountPoints::before(&plan);
+        let points = MountPoints::before(&plan, &step.layers);
         let (mut ours, theirs) = io::pipe().map_err(failed)?;
         let stderr = theirs.try_clone().map_err(failed)?;
         let stdin = fs::File::open("/dev/null").map_err(failed)?.into();
@@ -159,6 +174,29 @@ impl StepRunner for Steps<'_> {
         draft: &StepDirs,
         entries: &[Entry],
     ) -> Result<(), RunError> {
+        let root = self.tree(layers, draft)?;
+        for entry in entries {
+            write(&root, layers, entry).map_err(|error| {
+                let path = entry.path.display();
+                RunError::Refused(format!("writing {path}: {}", crate::task::chain(&error)))
+            })?;
+        }
+        Ok(())
+    }
+
+    fn copy(&self, layers: &[PathBuf], draft: &StepDirs, copy: &TreeCopy) -> Result<(), RunError> {
+        let from = self.tree(&copy.from, &copy.scratch)?;
+        let to = self.tree(layers, draft)?;
+        let owner = copy.owner.as_deref().map(|owner| users::find(layers, owner)).transpose();
+        let owner = owner.map_err(RunError::Refused)?.map(|user| (user.uid, user.gid));
+        let copied = tree_copy::copy(&from, &to, copy, owner);
+        copied.map_err(|error| RunError::Refused(crate::task::chain(&error)))
+    }
+}
+
+impl Steps<'_> {
+    /// The tree of layers as a container sees it; writes go to the upper folder.
+    fn tree(&self, layers: &[PathBuf], dirs: &StepDirs) -> Result<Root, RunError> {
         // An overlay wants a layer below; a scratch image has none.
         let empty;
         let layers = if layers.is_empty() {
@@ -167,15 +205,8 @@ impl StepRunner for Steps<'_> {
         } else {
             layers
         };
-        let mounted = jail::overlay(layers, &draft.upper, &draft.work).map_err(failed)?;
-        let root = Root::of(mounted);
-        for entry in entries {
-            write(&root, layers, entry).map_err(|error| {
-                let path = entry.path.display();
-                RunError::Refused(format!("writing {path}: {}", crate::task::chain(&error)))
-            })?;
-        }
-        Ok(())
+        let mounted = jail::overlay(layers, &dirs.upper, &dirs.work).map_err(failed)?;
+        Ok(Root::of(mounted))
     }
 }
 

@@ -9,20 +9,48 @@
 //! Expansion happens when a step runs, because it depends on what the steps before have set.
 
 mod lines;
+mod mounts;
 mod parse;
 mod words;
 
+pub use mounts::RunMount;
 pub use parse::parse;
 pub(crate) use parse::platform;
 pub(crate) use words::{expand, expand_text};
 
-/// A recipe: one FROM and what follows it.
+/// A recipe: stages, of which the last one is the image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recipe {
-    /// Its instructions in order.
-    pub steps: Vec<Step>,
+    /// `ARG` lines before the first FROM, which all FROM lines see.
+    pub globals: Vec<Step>,
+    /// The stages in order; at least one.
+    pub stages: Vec<Stage>,
     /// The character that escapes in it: `\`, or a backquote where a directive says so.
     pub(crate) escape: char,
+}
+
+/// One FROM and what follows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stage {
+    /// What `AS` calls it, in lower case.
+    pub name: Option<String>,
+    /// Its instructions in order; the first one is FROM.
+    pub steps: Vec<Step>,
+}
+
+impl Recipe {
+    /// The stage that lines of stage `before` mean by `name`: the last one of that name. `None`
+    /// when it names something else, an image.
+    pub(crate) fn stage(&self, name: &str, before: usize) -> Option<usize> {
+        let name = name.to_lowercase();
+        let earlier = self.stages.get(..before)?;
+        earlier.iter().rposition(|stage| stage.name.as_ref() == Some(&name))
+    }
+
+    /// As [`Recipe::stage`], for `--from=` and `from=`: a number counts stages from 0.
+    pub(crate) fn source(&self, name: &str, before: usize) -> Option<usize> {
+        self.stage(name, before).or_else(|| name.parse().ok().filter(|number| *number < before))
+    }
 }
 
 /// One instruction and where it stands.
@@ -40,7 +68,7 @@ pub struct Step {
 /// when the step runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Instruction {
-    /// `FROM image [AS name]`.
+    /// `FROM image`, an image or an earlier stage.
     From(String),
     /// `RUN`.
     Run {
@@ -48,8 +76,8 @@ pub enum Instruction {
         command: Command,
         /// Whether the step reaches the network (`--network=none` says no).
         network: bool,
-        /// Whether it was written with a cache, which only makes steps faster.
-        has_cache: bool,
+        /// What is there for this command alone.
+        mounts: Vec<RunMount>,
     },
     /// `COPY`, or `ADD` where it does the same.
     Copy(Copy),
@@ -95,6 +123,8 @@ pub enum Command {
 pub struct Copy {
     /// Whether it was written as `ADD`.
     pub is_add: bool,
+    /// The stage or image it copies from; the build context when not given.
+    pub from: Option<String>,
     /// From where.
     pub sources: Vec<CopySource>,
     /// To where.

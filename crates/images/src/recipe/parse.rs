@@ -1,8 +1,11 @@
 //! From logical lines to instructions.
 
 use crate::recipe::lines::{self, Line, error};
+use crate::recipe::mounts::{self, RunMount};
 use crate::recipe::words;
-use crate::recipe::{Command, Copy, CopySource, Instruction, Problem, Recipe, RecipeError, Step};
+use crate::recipe::{
+    Command, Copy, CopySource, Instruction, Problem, Recipe, RecipeError, Stage, Step,
+};
 
 /// Reads a recipe. Each item may hold several lines; they are read as if joined.
 ///
@@ -11,32 +14,29 @@ use crate::recipe::{Command, Copy, CopySource, Instruction, Problem, Recipe, Rec
 pub fn parse<S: AsRef<str>>(commands: &[S]) -> Result<Recipe, RecipeError> {
     let text = commands.iter().map(AsRef::as_ref).collect::<Vec<_>>().join("\n");
     let (lines, escape) = lines::split(&text)?;
-    let mut steps: Vec<Step> = Vec::with_capacity(lines.len());
-    let mut has_from = false;
+    let (mut globals, mut stages) = (Vec::new(), Vec::<Stage>::new());
     for line in lines {
         let shown = format!("{} {}", line.name, line.rest);
         let fail = |problem| error(line.number, &shown, problem);
         let parser = Parser { line: &line, escape };
         let instruction = parser.instruction().map_err(fail)?;
-        match &instruction {
-            Instruction::From(_) if has_from => {
-                let instead = "one recipe makes one image: build the other stage as an image of \
-                    its own";
-                let what = "a second FROM (a build in stages)".to_owned();
-                return Err(fail(Problem::Unsupported { what, instead }));
-            }
-            Instruction::From(_) => has_from = true,
-            Instruction::Arg(_) => {}
-            _ if !has_from => return Err(fail(Problem::NoFrom)),
-            _ => {}
+        if matches!(instruction, Instruction::From(_)) {
+            let name = parser.stage_name().map_err(fail)?;
+            stages.push(Stage { name, steps: Vec::new() });
         }
+        let is_arg = matches!(instruction, Instruction::Arg(_));
         let text = lines::shorten(&shown);
-        steps.push(Step { line: line.number, text, instruction });
+        let step = Step { line: line.number, text, instruction };
+        match stages.last_mut() {
+            Some(stage) => stage.steps.push(step),
+            None if is_arg => globals.push(step),
+            None => return Err(fail(Problem::NoFrom)),
+        }
     }
-    if !has_from {
+    if stages.is_empty() {
         return Err(error(1, &text, Problem::Empty));
     }
-    Ok(Recipe { steps, escape })
+    Ok(Recipe { globals, stages, escape })
 }
 
 struct Parser<'l> {
@@ -108,22 +108,29 @@ impl<'l> Parser<'l> {
         }
     }
 
+    /// What stands after AS in a FROM.
+    fn stage_name(&self) -> Result<Option<String>, Problem> {
+        let words = words::split(self.flags().rest, self.escape)?;
+        let Some(name) = words.get(2) else { return Ok(None) };
+        let is_part = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if !name.starts_with(|c: char| c.is_ascii_alphabetic()) || !name.chars().all(is_part) {
+            let wanted = "it starts with a letter; letters, digits, -, _ and . may follow";
+            return Err(Problem::Value { what: "a stage's name", value: name.clone(), wanted });
+        }
+        Ok(Some(name.to_lowercase()))
+    }
+
     fn run(&self) -> Result<Instruction, Problem> {
         let Flags { flags, rest } = self.flags();
-        let (mut network, mut has_cache) = (true, false);
+        let (mut network, mut mounts) = (true, Vec::<RunMount>::new());
         for (flag, value) in flags {
             match (flag, value) {
                 ("network", "none") => network = false,
                 ("network", "default") => network = true,
-                // Without a cache between builds the step does the same, only slower.
-                ("mount", value) if value.split(',').any(|part| part == "type=cache") => {
-                    has_cache = true;
-                }
-                ("mount" | "network" | "security", _) => {
+                ("mount", value) => mounts.push(mounts::parse(value)?),
+                ("network" | "security", _) => {
                     let what = format!("RUN --{flag}={value}");
-                    let instead = "known are --network=none, --network=default and \
-                        --mount=type=cache; give secrets to the image build instead of mounting \
-                        them, and COPY files";
+                    let instead = "known are --network=none and --network=default";
                     return Err(Problem::Unsupported { what, instead });
                 }
                 _ => return Err(unknown_flag("RUN", flag, "--mount and --network")),
@@ -150,29 +157,31 @@ impl<'l> Parser<'l> {
                 Command::Shell(format!("{rest}\n{documents}"))
             }
         };
-        Ok(Instruction::Run { command, network, has_cache })
+        Ok(Instruction::Run { command, network, mounts })
     }
 
     fn copy(&self, name: &'static str, is_add: bool) -> Result<Copy, Problem> {
         let Flags { flags, rest } = self.flags();
-        let (mut chown, mut chmod) = (None, None);
+        let (mut from, mut chown, mut chmod) = (None, None, None);
         for (flag, value) in flags {
             match flag {
                 "chown" => chown = Some(value.to_owned()),
-                "chmod" => chmod = Some(parse_mode(value)?),
+                "chmod" => chmod = Some(parse_octal("--chmod", value)?),
                 // Layers are separate here anyway.
                 "link" => {}
-                "from" => {
-                    let what = format!("{name} --from={value}");
-                    let instead = "put the files into the build context, or install them in a RUN";
-                    return Err(Problem::Unsupported { what, instead });
+                "from" if is_add => return Err(unknown_flag(name, flag, "--chown and --chmod")),
+                "from" if value.is_empty() || value.contains('$') => {
+                    let wanted = "write a stage's name or number, or an image, without variables";
+                    let value = value.to_owned();
+                    return Err(Problem::Value { what: "--from", value, wanted });
                 }
+                "from" => from = Some(value.to_owned()),
                 "parents" | "exclude" | "checksum" | "keep-git-dir" | "unpack" => {
                     let what = format!("{name} --{flag}");
                     let instead = "write the files and folders that are wanted as sources";
                     return Err(Problem::Unsupported { what, instead });
                 }
-                _ => return Err(unknown_flag(name, flag, "--chown, --chmod and --link")),
+                _ => return Err(unknown_flag(name, flag, "--from, --chown, --chmod and --link")),
             }
         }
         let mut paths = match words::json_array(rest) {
@@ -195,13 +204,14 @@ impl<'l> Parser<'l> {
                 }
                 None if is_add && is_remote(&path) => {
                     let what = format!("ADD of {path}");
-                    let instead = "download it in a RUN, or put it into the build context";
+                    let instead =
+                        "download it in a RUN (curl, git), or put it into the build context";
                     return Err(Problem::Unsupported { what, instead });
                 }
                 None => CopySource::Path(path),
             });
         }
-        Ok(Copy { is_add, sources, destination, chown, chmod })
+        Ok(Copy { is_add, from, sources, destination, chown, chmod })
     }
 
     fn arg(&self) -> Result<Instruction, Problem> {
@@ -280,13 +290,14 @@ fn unknown_flag(instruction: &'static str, flag: &str, known: &'static str) -> P
     Problem::UnknownFlag { instruction, flag: format!("--{flag}"), known }
 }
 
-fn parse_mode(text: &str) -> Result<u32, Problem> {
+/// Permission bits.
+pub(super) fn parse_octal(what: &'static str, text: &str) -> Result<u32, Problem> {
     let is_octal = (3..=4).contains(&text.len());
     match u32::from_str_radix(text, 8) {
         Ok(mode) if is_octal => Ok(mode),
         _ => {
-            let wanted = "write three or four octal digits, as in --chmod=755";
-            Err(Problem::Value { what: "--chmod", value: text.to_owned(), wanted })
+            let wanted = "write three or four octal digits, as in 755";
+            Err(Problem::Value { what, value: text.to_owned(), wanted })
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use images::package_settings::{self, Host, Passthrough, SETTINGS_DIR, Sharing};
-use images::{Entry, EntryKind, Exit, RunError, RunStep, Source, StepDirs, StepRunner};
+use images::{Entry, EntryKind, Exit, RunError, RunStep, Source, StepDirs, StepRunner, TreeCopy};
 
 /// Mounts the tree; what follows runs with `$T` as its root. `$1` layers, `$2` upper, `$3` work,
 /// `$4` a folder with the files of the host's package settings.
@@ -115,6 +115,10 @@ impl StepRunner for Chroot {
         child.stdin.take().unwrap().flush().unwrap();
         let status = child.wait().unwrap();
         if status.success() { Ok(()) } else { Err(RunError::Refused(status.to_string())) }
+    }
+
+    fn copy(&self, _: &[PathBuf], _: &StepDirs, copy: &TreeCopy) -> Result<(), RunError> {
+        panic!("copies between trees are tested with the worker's runner: {copy:?}")
     }
 }
 

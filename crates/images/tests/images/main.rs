@@ -16,7 +16,7 @@ use chroot::Chroot;
 use images::recipe::parse;
 use images::{
     Builder, Context, ContextFile, Exit, Image, LayerStore, Request, RunError, RunStep, Secrets,
-    StepDirs, StepRunner,
+    StepDirs, StepRunner, TreeCopy,
 };
 
 const BASE: &str = "python:3.11.12-slim-bookworm";
@@ -82,11 +82,13 @@ fn output(image: &Image, command: &str) -> String {
     let draft = BUILDER.store().draft().unwrap();
     let step = RunStep {
         layers: BUILDER.store().diffs(&image.layers).unwrap(),
+        bound: Vec::new(),
         dirs: StepDirs { upper: draft.upper(), work: draft.work() },
         argv: vec!["/bin/sh".to_owned(), "-ec".to_owned(), command.to_owned()],
         env: image.config.env.clone(),
         cwd: image.config.workdir().to_owned(),
         user: String::new(),
+        mounts: Vec::new(),
         network: true,
         timeout: None,
     };
@@ -218,6 +220,7 @@ fn a_step_that_fails_says_how_and_leaves_nothing() {
 #[derive(Debug, Default)]
 struct Counting {
     lines: Mutex<Vec<Vec<String>>>,
+    copies: Mutex<Vec<String>>,
 }
 
 impl StepRunner for Counting {
@@ -235,6 +238,17 @@ impl StepRunner for Counting {
         _: &[images::Entry],
     ) -> Result<(), RunError> {
         Err(RunError::Refused("nothing is written here".to_owned()))
+    }
+
+    fn copy(
+        &self,
+        _: &[std::path::PathBuf],
+        dirs: &StepDirs,
+        copy: &TreeCopy,
+    ) -> Result<(), RunError> {
+        self.copies.lock().unwrap().push(copy.name.clone());
+        std::fs::write(dirs.upper.join("copied"), copy.sources.join(" ")).unwrap();
+        Ok(())
     }
 }
 

@@ -43,6 +43,19 @@ pub(crate) fn run(image: &Image) -> Result<()> {
             });
             Ok(())
         }
+        ImageCommand::Verify { data, json } => {
+            let done = admin::ask(&Data::of(&data.data_dir), Request::VerifyImages)?;
+            let changed: Vec<_> = strings(&done["changed"]).collect();
+            admin::tell(&done, *json, || format!("{} layers are sound", done["sound"]));
+            if !changed.is_empty() {
+                bail!(
+                    "{} layers are not what their names say: stop the server, remove them from \
+                     worker/images/layers, and run what needs them again",
+                    changed.len()
+                );
+            }
+            Ok(())
+        }
         ImageCommand::Prune { keep, data, json } => {
             let request = Request::PruneImages { keep_bytes: *keep };
             let done = admin::ask(&Data::of(&data.data_dir), request)?;

@@ -4,4 +4,5 @@ pub(crate) mod client;
 pub(crate) mod doctor;
 pub(crate) mod env;
 pub(crate) mod image;
+pub(crate) mod python;
 pub(crate) mod serve;

@@ -21,7 +21,7 @@ use worker::{Networks, Worker};
 
 use crate::admin::{Desk, Tools};
 use crate::config::Serve;
-use crate::data::{Access, Data, Token};
+use crate::data::{Access, Data, PYTHONS, Token};
 use crate::say;
 
 /// The port at which a container finds its own blobs, on its own loopback address.
@@ -193,6 +193,7 @@ async fn start(serve: &Serve, data: &Data, address: std::net::SocketAddr) -> Res
             open_files: serve.open_files,
             disk_bytes: serve.disk_mib * MIB,
         },
+        pythons: plane::Pythons::of(data.path(PYTHONS)),
     };
     let plane = Plane::new(store, blobs.clone(), config);
     let tables: Arc<[RpcTable]> = Arc::new([client_rows(), router_rows()]);
@@ -205,6 +206,7 @@ async fn start(serve: &Serve, data: &Data, address: std::net::SocketAddr) -> Res
     let worker_config = worker::Config {
         id: worker_id(&data.path("worker-id"))?,
         dir: data.path("worker"),
+        pythons: data.path(PYTHONS),
         capacity: capacity(serve)?,
         blob_port: BLOB_PORT_INSIDE,
         sources: images::Sources { mirrors: serve.registry_mirrors.clone() },

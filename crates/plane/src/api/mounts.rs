@@ -9,6 +9,7 @@ use wire::client as pb;
 use super::gate::{Cx, Member};
 use super::refusal::Refusal;
 use crate::limits::MOUNT_FILES_MAX;
+use crate::pythons::Release;
 
 /// What the client asks for under this name stands for the client package of its own release. The
 /// server lays it into function containers by itself, so the mount is empty.
@@ -96,11 +97,36 @@ fn check_path(path: &str) -> Result<(), Refusal> {
     Err(Refusal::invalid("files.filename", why))
 }
 
+/// The mount of a Python that the operator imported: one tree.
+async fn python(cx: &Cx<Member>, release: &Release) -> Result<MountId, Refusal> {
+    let found = cx.plane.config.pythons.find(release).map_err(Refusal::internal)?;
+    let sha256 = found.ok_or_else(|| {
+        let (mount, archive) = (release.mount(), release.archive());
+        Refusal::NotFound(format!(
+            "mount `{mount}` not found: this server has not that Python. Get {archive} of the \
+             releases of python-build-standalone and run `palisade python import {archive}` on \
+             the server, or start from an image that has a Python, as python:3.11-slim"
+        ))
+    })?;
+    let file =
+        MountFile { path: "/python".into(), sha256, mode: None, tree: Some(release.mount()) };
+    let id = MountId::new(cx.plane.bits());
+    let mut tx = cx.plane.store.begin().await?;
+    mounts::insert(&mut tx, cx.scope(), &id, &[file], cx.now()).await?;
+    tx.commit().await?;
+    Ok(id)
+}
+
 /// Makes a mount of files that were sent before.
 pub(super) async fn get_or_create(
     cx: Cx<Member>,
     req: pb::MountGetOrCreateRequest,
 ) -> Result<pb::MountGetOrCreateResponse, Refusal> {
+    if let Some(release) = Release::of_mount(&req.deployment_name) {
+        let mount_id = python(&cx, &release).await?.into();
+        let handle_metadata = Some(pb::MountHandleMetadata::default());
+        return Ok(pb::MountGetOrCreateResponse { mount_id, handle_metadata });
+    }
     if !req.deployment_name.is_empty() && !req.deployment_name.starts_with(CLIENT_MOUNT) {
         let text = format!(
             "mount `{}` not found: this server has no mounts by name, beside the client's own",
@@ -121,9 +147,11 @@ pub(super) async fn get_or_create(
             return Err(Refusal::not_found("file with the SHA-256", file.sha256_hex));
         }
         let mode = file.mode.map(|mode| mode & 0o7777);
-        files.push(MountFile { path: file.filename, sha256: file.sha256_hex, mode });
+        files.push(MountFile { path: file.filename, sha256: file.sha256_hex, mode, tree: None });
     }
     let id = MountId::new(cx.plane.bits());
+    // The client sends them as they were hashed; the same files are the same build context.
+    files.sort_by(|a, b| a.path.cmp(&b.path));
     mounts::insert(&mut tx, cx.scope(), &id, &files, cx.now()).await?;
     tx.commit().await?;
     let handle_metadata = Some(pb::MountHandleMetadata::default());

@@ -81,6 +81,7 @@ impl Place {
             blob_port_inside: 2,
             payload_bytes_max: 1 << 20,
             defaults: Defaults::default(),
+            pythons: plane::Pythons::of(dir.path().join("pythons")),
         };
         let plane = Plane::new(store, blobs, config);
         let (orders, _) = tokio::sync::mpsc::channel(1);
@@ -185,7 +186,8 @@ impl Tenant {
         let file = hex::encode(Sha256::digest(name));
         mounts::put_file(&mut tx, &scope, &file, 4).await.unwrap();
         let mount = MountId::new(plane.bits());
-        let files = vec![MountFile { path: "/root/a.py".into(), sha256: file.clone(), mode: None }];
+        let (path, sha256) = ("/root/a.py".into(), file.clone());
+        let files = vec![MountFile { path, sha256, mode: None, tree: None }];
         mounts::insert(&mut tx, &scope, &mount, &files, now).await.unwrap();
         let secret = insert_secret(&mut tx, plane, &scope, name).await;
         let (queue, dict) = insert_objects(&mut tx, plane, &scope, name).await;

@@ -78,6 +78,7 @@ async fn open(dir: &std::path::Path, clock: &Arc<Clock>) -> Arc<Plane> {
         blob_port_inside: 1,
         payload_bytes_max: 1 << 20,
         defaults: Defaults::default(),
+        pythons: plane::Pythons::of(dir.join("pythons")),
     };
     Plane::in_world(store, blobs, config, clock.clone())
 }

@@ -29,6 +29,7 @@ async fn plane_over(dir: &std::path::Path) -> Arc<Plane> {
         blob_port_inside: 1,
         payload_bytes_max: 1 << 20,
         defaults: Defaults::default(),
+        pythons: plane::Pythons::of(dir.join("pythons")),
     };
     Plane::new(store, blobs, config)
 }

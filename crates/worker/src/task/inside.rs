@@ -33,6 +33,13 @@ pub(crate) struct Places<'p> {
     pub resolver: Option<std::net::Ipv4Addr>,
 }
 
+/// What is started: the client's own program, by the image's entrypoint where it has one. That
+/// must execute its arguments, as everywhere.
+fn program(image: &Image) -> Vec<String> {
+    let client = ["python", "-m", "modal._container_entrypoint"].map(String::from);
+    image.config.entrypoint.iter().cloned().chain(client).collect()
+}
+
 /// The environment: the image's, then the secrets', then what the client's program needs.
 fn environment(spec: &TaskSpec, image: &Image) -> Vec<(String, String)> {
     let mut env = images::Config::default();
@@ -120,7 +127,7 @@ pub(crate) fn plan(spec: &TaskSpec, image: &Image, places: Places<'_>) -> Plan {
         shm_bytes: SHM_BYTES.min(spec.limits.memory_bytes / 2),
         limits: limits(&spec.limits),
         process: Process {
-            argv: ["python", "-m", "modal._container_entrypoint"].map(String::from).to_vec(),
+            argv: program(image),
             env: environment(spec, image),
             cwd: cwd(image),
             uid: 0,

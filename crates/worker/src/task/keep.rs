@@ -34,7 +34,7 @@ impl Keeping {
 
     /// Looks which mount points the jail will make: they are no part of what is kept.
     pub(crate) fn note_mount_points(&mut self, plan: &Plan) {
-        self.points = Some(MountPoints::before(plan));
+        self.points = Some(MountPoints::before(plan, &plan.layers));
     }
 
     /// Makes the layer of what is there. Call it once the container has ended.
