@@ -1,4 +1,4 @@
-"""What tests of images share: the log of a build, the layers that are stored, packages to install."""
+"""What tests of images share: a build's log, the layers that are stored, packages to install."""
 
 import asyncio
 import json
@@ -80,8 +80,8 @@ def wheel(folder: Path, name: str, version: str) -> Path:
     return path
 
 
-def package_index() -> str:
-    """The index that this host's pip asks: steps reach that one."""
+def package_index() -> str | None:
+    """The index that this host's pip asks, if it is not pip's own: steps reach that one."""
     command = ["/usr/bin/env", "python3", "-m", "pip", "config", "get", "global.index-url"]
     said = subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    return said or "https://pypi.org/simple"
+    return said or None

@@ -2,7 +2,6 @@
 
 import sys
 import textwrap
-import time
 import uuid
 from pathlib import Path
 
@@ -185,10 +184,8 @@ def test_a_method_builds_and_builds_once(warm, modal, made, name):
     image, _, _ = made[name]()
     first = build(modal, image)
     before, at = layers(warm), warm.log_size()
-    begun = time.monotonic()
     again, _, _ = made[name]()
     assert build(modal, again) == first
-    assert time.monotonic() - begun < 2
     assert layers(warm) == before
     assert "Step" not in warm.log_since(at)
 

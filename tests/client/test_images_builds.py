@@ -54,6 +54,13 @@ def test_images_of_registries_are_refused_by_name(modal):
     assert "registry.invalid/some/image:tag" in text
     text = refused(modal, modal.Image.micromamba().micromamba_install("xz"))
     assert "mambaorg/micromamba" in text
+    secret = modal.Secret.from_dict
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "c"}
+    text = refused(modal, modal.Image.from_aws_ecr("registry.invalid/x", secret(keys)))
+    assert "AWS is not served" in text
+    keys = {"SERVICE_ACCOUNT_JSON": "{}"}
+    image = modal.Image.from_gcp_artifact_registry("registry.invalid/x", secret(keys))
+    assert "GCP is not served" in refused(modal, image)
     base = modal.Image.debian_slim()
     text = refused(modal, base.uv_pip_install("six", uv_version="0.8.3-alpine"))
     assert "ghcr.io/astral-sh/uv:0.8.3-alpine" in text and "uv:0.8.3" in text
@@ -80,10 +87,10 @@ def test_what_is_not_supported_is_refused_by_name(modal, line, words):
 def test_a_private_repository_needs_the_network(warm, modal):
     """git is installed; the repository is on a host that nobody has."""
     base = modal.Image.debian_slim()
-    secret = modal.Secret.from_dict({"GITHUB_TOKEN": "t0ken"})
-    image = base.pip_install_private_repos("github.com/no/where", git_user="me", secrets=[secret])
+    secret = modal.Secret.from_dict({"GITLAB_TOKEN": "t0ken"})
+    image = base.pip_install_private_repos("gitlab.com/no/where", git_user="me", secrets=[secret])
     text = refused(modal, image)
-    assert "$GITHUB_TOKEN@github.com/no/where" in text and "t0ken" not in text
+    assert "$GITLAB_TOKEN@gitlab.com/no/where" in text and "t0ken" not in text
 
 
 def test_a_step_that_fails_shows_its_output_and_leaves_nothing(warm, modal):
@@ -203,7 +210,8 @@ def test_a_secret_may_be_a_file(warm, modal):
     build(modal, modal.Image.debian_slim().dockerfile_commands(lines, secrets=[secret]))
     new = layers(warm) - known
     folders = [warm.data_dir / serving.IMAGES / "layers" / name / "diff" for name in new]
-    assert [path.name for one in folders for path in one.rglob("*") if path.is_file()] == [value[7:]]
+    files = [path for one in folders for path in one.rglob("*") if path.is_file()]
+    assert [path.name for path in files] == [value[7:]]
     assert files_with(warm, new, value) == []
 
 

@@ -30,5 +30,9 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     // -rfE: failures are named again just before the last line, which counts what passed.
     pytest.args(["-m", "pytest", "-rfE", "--durations=15"]).args(PYTHON_TESTS).args(arguments);
     workspace.run(pytest.env("PALISADE_BIN", &binary))?;
+    // On this kernel first: they have a server of their own on the same data.
+    let mut host = Command::new(&python);
+    host.args(["-m", "pytest", "-rfE", "tests/vm"]);
+    workspace.run(host.env("PALISADE_BIN", &binary))?;
     vm::boot(workspace)
 }

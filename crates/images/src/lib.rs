@@ -24,6 +24,7 @@ mod listing;
 mod manifest;
 mod names;
 pub mod package_settings;
+mod pattern;
 mod pull;
 mod python;
 pub mod recipe;
@@ -43,7 +44,7 @@ pub use apply::ApplyError;
 pub use base::BaseError;
 pub use build::{Builder, Error as BuildError, Log, Request, Secrets};
 pub use client::{Client, Error as ClientError, WheelsError, import_wheels};
-pub use context::{Context, ContextFile, ContextTree, CopyError, is_pattern, matches};
+pub use context::{Context, ContextFile, ContextTree, CopyError};
 pub use debian::Error as DebianError;
 pub use export::{Error as ExportError, export};
 pub use image::{Config, DEFAULT_PATH, Image};
@@ -56,6 +57,7 @@ pub use manifest::{
     Descriptor, ImageConfig, Manifest, ManifestError, parse_config, parse_manifest,
 };
 pub use names::Named;
+pub use pattern::{is_pattern, matches};
 pub use pull::PullError;
 pub use reference::{Reference, ReferenceError};
 pub use registry::RegistryError;

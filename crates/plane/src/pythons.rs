@@ -125,7 +125,8 @@ mod tests {
         );
         check(
             "python-build-standalone.20251209.3.14.2t-gnu",
-            "cpython-3.14.2+20251209-MACHINE-unknown-linux-gnu-freethreaded-install_only_stripped.tar.gz",
+            "cpython-3.14.2+20251209-MACHINE-unknown-linux-gnu-freethreaded-\
+             install_only_stripped.tar.gz",
         );
     }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use jail::host::CgroupKind;
 use jail::{Bind, BindIds, Exit, Plan};
@@ -102,7 +103,7 @@ fn a_bound_folder_that_cannot_be_mapped_is_shown_as_it_is() {
 #[test]
 fn version_1_alone_is_enough_where_it_has_the_controllers() {
     let ground = Ground::new();
-    let script = "trap '' TERM; (setsid sleep 3000 &); (setsid sh -c 'sleep 3001' &); echo ready; \
+    let script = "trap '' TERM; (setsid sleep 3000 &); (setsid sh -c 'sleep 3001' &); \
                   sleep 3002";
     let kind = alone(|| {
         if jail::host::read().cgroups.kind == CgroupKind::Hybrid {
@@ -116,10 +117,14 @@ fn version_1_alone_is_enough_where_it_has_the_controllers() {
         let mut plan = ground.plan(script);
         plan.limits.pids = 8;
         let running = start(&plan);
-        std::thread::sleep(std::time::Duration::from_millis(500));
-        let usage = running.child.usage().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let mut usage = running.child.usage().unwrap();
+        while usage.pids < 4 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+            usage = running.child.usage().unwrap();
+        }
         let ended = running.end();
-        assert!(ended.out.contains("ready"), "{}", ended.err);
+        assert_eq!(ended.ended.exit, Exit::Signal(9), "{}", ended.err);
         // What it started is counted, and limited, with it.
         assert!((4..=9).contains(&usage.pids), "{usage:?}");
         jail::host::read().cgroups.kind
