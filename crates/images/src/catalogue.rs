@@ -154,8 +154,8 @@ fn unknown(reference: &str) -> Problem {
         what: "the base image",
         value: reference.chars().take(200).collect(),
         wanted: "there are python:3.11-slim, python:3.13-slim, python:3.14-slim (Debian has no \
-            other Python), debian:bookworm-slim, debian:trixie-slim and scratch; images of \
-            registries are not pulled yet",
+            other Python), debian:bookworm-slim, debian:trixie-slim and scratch; all \
+            others come from a registry or an import",
     }
 }
 
