@@ -261,9 +261,12 @@ impl Session<'_> {
     /// What to show after a challenge: the password itself, or a token for it.
     fn authorize(&self, challenge: Option<&Challenge>) -> Result<String, RegistryError> {
         let has_credentials = self.credentials.is_some();
+        // Neither the password nor a token that was given for it.
+        if has_credentials && !self.endpoint.is_private {
+            return Err(RegistryError::Open);
+        }
         match challenge {
             Some(Challenge::Basic) => match self.credentials {
-                Some(_) if !self.endpoint.is_private => Err(RegistryError::Open),
                 Some(credentials) => Ok(basic(credentials)),
                 None => Err(RegistryError::Denied { has_credentials }),
             },
@@ -342,4 +345,23 @@ fn unreachable(error: &ureq::Error) -> RegistryError {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_open_nothing_over_a_wire_that_others_read() {
+        let registries = Registries::new();
+        let credentials = Credentials { username: "me".into(), password: "secret".into() };
+        let base = "http://mirror.test".to_owned();
+        let endpoint = Endpoint { base, is_private: false, is_registry: false };
+        let session = registries.session(endpoint, &"a".parse().unwrap(), Some(&credentials));
+        let realm = "https://auth.test/token".to_owned();
+        for challenge in [Challenge::Basic, Challenge::Bearer { realm, service: None }] {
+            let refused = session.authorize(Some(&challenge));
+            assert!(matches!(refused, Err(RegistryError::Open)), "{challenge:?}: {refused:?}");
+        }
+    }
 }
