@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import uuid
 
@@ -48,9 +49,9 @@ def test_one_that_fails_says_why_and_leaves_nothing(server):
         assert "before the end" in output and f"no model of {mark}" in output, output
 
 
-def test_it_goes_on_after_the_server_was_killed(fresh_server):
-    server, mark = fresh_server(), uuid.uuid4().hex
-    first = subprocess.Popen(
+def lingering(server, mark: str):
+    """A client whose image is being made."""
+    client = subprocess.Popen(
         [MODAL, "run", APP],
         env={**os.environ, **server.env, "MODE": "linger", "MARK": mark},
         cwd=serving.REPOSITORY,
@@ -58,11 +59,28 @@ def test_it_goes_on_after_the_server_was_killed(fresh_server):
         stderr=subprocess.STDOUT,
         text=True,
     )
-    for line in first.stdout:
+    for line in client.stdout:
         if f"lingers {mark}" in line:
-            break
+            return client
+    raise AssertionError(f"the build did not begin: {client.wait()}")
+
+
+def test_it_goes_on_after_the_server_was_killed(fresh_server):
+    server, mark = fresh_server(), uuid.uuid4().hex
+    first = lingering(server, mark)
     server.restart(kill=True)
     # This client gives up; the build does not.
     first.communicate(timeout=120)
     output, found = look(server, "linger", mark)
     assert found and found["lingered"], output
+
+
+def test_it_is_made_for_whoever_still_waits(server):
+    mark = uuid.uuid4().hex
+    first = lingering(server, mark)
+    second = lingering(server, mark)
+    # With its app the first one's function ends, in the middle of its work.
+    first.send_signal(signal.SIGINT)
+    first.communicate(timeout=60)
+    output, _ = second.communicate(timeout=120)
+    assert '"lingered": true' in output, output

@@ -60,7 +60,7 @@ impl Plane {
         if !calls::insert(tx, &call, None).await? {
             return gone();
         }
-        images::set_call(tx, &image.id, &call.id).await?;
+        images::set_call(tx, &image.id, &call.id, &function.id).await?;
         images::set_phase(tx, &image.id, Phase::Building).await?;
         let carried = Carried {
             args: Payload::Inline(build.args.clone()),
@@ -105,7 +105,14 @@ pub(crate) async fn settle(
     let done = outcomes::done(tx, call, Wanted::After(0), 1).await?.pop();
     // Not done: another container tries, or the end of this one is reported next.
     let Some(done) = done else { return Ok(()) };
+    let wanted = image.build.function.as_ref().map(|build| &build.function);
     let result = match (failure(&done.outcome), kept) {
+        // Its caller went away, and another who asked for the same waits: his own function runs.
+        (Some(_), _) if done.outcome.status == Status::Terminated && wanted != Some(function) => {
+            images::set_phase(tx, &image.id, Phase::Waiting).await?;
+            tx.ring(Hint::Builds);
+            return Ok(());
+        }
         (Some(failure), _) => Err(failure),
         (None, Some(kept)) => kept.clone(),
         (None, None) => {

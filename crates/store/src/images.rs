@@ -169,10 +169,27 @@ pub async fn function_builds(db: &mut Db) -> Result<Vec<FunctionId>> {
     rows.iter().map(|row| id(row, "function_id", FunctionId::parse)).collect()
 }
 
-/// Notes which call makes the image.
-pub async fn set_call(db: &mut Db, id: &ImageId, call: &CallId) -> Result<()> {
-    let sql = "UPDATE images SET call_id = $2 WHERE id = $1";
-    sqlx::query(sql).bind(id.as_str()).bind(call.as_str()).execute(db).await?;
+/// Notes which call of which function makes the image.
+pub async fn set_call(
+    db: &mut Db,
+    id: &ImageId,
+    call: &CallId,
+    function: &FunctionId,
+) -> Result<()> {
+    let sql = "UPDATE images SET call_id = $2, function_id = $3 WHERE id = $1";
+    sqlx::query(sql)
+        .bind(id.as_str())
+        .bind(call.as_str())
+        .bind(function.as_str())
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// Changes what is to be built, for the next time that it is handed over.
+pub async fn set_build(db: &mut Db, id: &ImageId, build: &BuildSpec) -> Result<()> {
+    let sql = "UPDATE images SET build = $2 WHERE id = $1";
+    sqlx::query(sql).bind(id.as_str()).bind(json("image", build)?).execute(db).await?;
     Ok(())
 }
 

@@ -203,7 +203,14 @@ pub(super) async fn get_or_create(
         false => images::by_key(&mut tx, cx.scope(), &key).await?,
     };
     let image = match known {
-        Some(image) => image,
+        Some(image) => {
+            if matches!(image.phase, Phase::Waiting | Phase::Building) && spec.function.is_some() {
+                // Should the app of whoever asked before end, this one's function makes it.
+                let build = BuildSpec { image: image.id.clone(), ..spec };
+                images::set_build(&mut tx, &image.id, &build).await?;
+            }
+            image
+        }
         None => {
             let image = Image {
                 id: spec.image.clone(),
