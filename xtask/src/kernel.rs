@@ -229,22 +229,22 @@ mod tests {
     #[test]
     fn a_grandchild_is_a_descendant() {
         let mut shell = Command::new("sh")
-            .args(["-c", "sleep 60 & echo started; wait"])
+            .args(["-c", "sleep 60 & echo $!; wait"])
             .stdout(std::process::Stdio::piped())
             .spawn()
             .unwrap();
         let mut line = String::new();
         let stdout = shell.stdout.take().unwrap();
         std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).unwrap();
-        let found = descendants(std::process::id()).unwrap();
-        let sleep = descendants(shell.id()).unwrap();
-        for process in &sleep {
-            let pid = process.split(' ').next().unwrap().parse().unwrap();
-            let pid = rustix::process::Pid::from_raw(pid).unwrap();
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-        }
+        // By number alone: the grandchild may still bear its parent's name and words.
+        let grandchild: i32 = line.trim().parse().unwrap();
+        let of_all = descendants(std::process::id()).unwrap();
+        let of_shell = descendants(shell.id()).unwrap();
+        let pid = rustix::process::Pid::from_raw(grandchild).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
         shell.wait().unwrap();
-        assert!(sleep.iter().any(|process| process.contains("sleep 60")), "{sleep:?}");
-        assert!(sleep.is_subset(&found), "{found:?}");
+        let start = format!("{grandchild} ");
+        assert!(of_shell.iter().any(|process| process.starts_with(&start)), "{of_shell:?}");
+        assert!(of_all.iter().any(|process| process.starts_with(&start)), "{of_all:?}");
     }
 }
