@@ -111,7 +111,7 @@ impl Worker {
                         container.stop_at = Some(container.stop_at.map_or(by, |at| at.min(by)));
                     }
                 }
-                Order::Build(_) => {}
+                Order::Build(_) | Order::Sandbox(_) => {}
             }
         }
     }

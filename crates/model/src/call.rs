@@ -175,7 +175,7 @@ pub fn step(input: Input, event: Event, rules: &Rules, now: Time) -> (Input, Vec
         }
         (State::Running { .. }, Event::ContainerEnded { end }) => match end {
             End::Lost => input.lost(now),
-            End::Stopped => input.lost(now),
+            End::Stopped | End::TimedOut | End::Idle => input.lost(now),
             End::Exit { .. }
             | End::Signal { .. }
             | End::OutOfMemory { .. }

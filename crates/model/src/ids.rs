@@ -105,6 +105,8 @@ ids! {
     InputId, "in", "an input";
     /// One container's life.
     TaskId, "ta", "a task";
+    /// A container that a client holds in its hand.
+    SandboxId, "sb", "a sandbox";
     /// An image or one layer of it, as the client builds them.
     ImageId, "im", "an image";
     /// A set of files that is laid into containers.

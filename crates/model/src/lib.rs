@@ -12,11 +12,13 @@ pub mod output;
 pub mod placement;
 pub mod resources;
 pub mod retry;
+pub mod router_token;
+pub mod sandbox;
 pub mod spec;
 pub mod time;
 
 pub use ids::{
     AppId, BlobId, CallId, ClassId, DictId, EnvironmentId, FunctionId, ImageId, InputId, MountId,
-    QueueId, SecretId, TaskId, WorkerId, WorkspaceId,
+    QueueId, SandboxId, SecretId, TaskId, WorkerId, WorkspaceId,
 };
 pub use time::{Millis, Time};

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::resources::Capacity;
+use crate::sandbox::SandboxStart;
 use crate::spec::{BuildSpec, ImageContent, TaskSpec};
 use crate::{ImageId, Millis, TaskId, Time, WorkerId};
 
@@ -12,6 +13,8 @@ use crate::{ImageId, Millis, TaskId, Time, WorkerId};
 pub enum Order {
     /// Run this container.
     Start(Box<TaskSpec>),
+    /// Run this sandbox; its container outlives the worker's own process.
+    Sandbox(Box<SandboxStart>),
     /// End this container: ask its main process, then kill the whole tree.
     Stop {
         /// Which one.
@@ -132,6 +135,10 @@ pub enum End {
     },
     /// The plane ordered it.
     Stopped,
+    /// Its time was over.
+    TimedOut,
+    /// It was idle for longer than it may be.
+    Idle,
     /// Its worker is gone.
     Lost,
 }
@@ -148,6 +155,8 @@ impl std::fmt::Display for End {
             ),
             Self::NotStarted { reason } => write!(f, "it could not be started: {reason}"),
             Self::Stopped => f.write_str("it was stopped"),
+            Self::TimedOut => f.write_str("its time was over"),
+            Self::Idle => f.write_str("it was idle for too long"),
             Self::Lost => f.write_str("its worker is gone"),
         }
     }

@@ -175,6 +175,7 @@ async fn end_task(plane: &Plane, tx: &mut Tx, id: &TaskId, end: &End) -> Result<
 async fn tell(tx: &mut Tx, task: &Task, end: &End, now: model::Time) -> Result<(), store::Error> {
     match end {
         End::Exit { code: 0 } | End::Stopped | End::Lost => return Ok(()),
+        End::TimedOut | End::Idle => {}
         End::Exit { .. } | End::Signal { .. } => {}
         End::OutOfMemory { .. } | End::NotStarted { .. } => {}
     }

@@ -50,7 +50,7 @@ pub fn is_failure(end: &End) -> bool {
     match end {
         End::Exit { .. } | End::Signal { .. } | End::OutOfMemory { .. } => true,
         End::NotStarted { .. } => true,
-        End::Stopped | End::Lost => false,
+        End::Stopped | End::TimedOut | End::Idle | End::Lost => false,
     }
 }
 

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use model::link::{Order, Report};
+use model::link::{End, Order, Report};
+use model::sandbox::SandboxStart;
 use model::spec::{BuildSpec, TaskSpec};
 use model::{Millis, TaskId};
 use tokio::sync::{mpsc, watch};
@@ -31,6 +32,7 @@ pub async fn run(worker: Arc<Worker>, mut orders: mpsc::Receiver<Order>) {
         match order {
             Order::Start(spec) => start(&worker, &living, &mut work, *spec),
             Order::Stop { task, grace_ms } => stop(&living, &task, grace_ms),
+            Order::Sandbox(spec) => refuse(&worker, &spec).await,
             Order::Build(spec) => start_build(&worker, &mut work, *spec),
         }
         while work.try_join_next().is_some() {}
@@ -63,6 +65,12 @@ fn stop(living: &Living, task: &TaskId, grace: Millis) {
 fn start_build(worker: &Arc<Worker>, work: &mut JoinSet<()>, spec: BuildSpec) {
     let worker = worker.clone();
     work.spawn(async move { build::run(worker, spec).await });
+}
+
+/// This worker does not run sandboxes yet.
+async fn refuse(worker: &Worker, spec: &SandboxStart) {
+    let end = End::NotStarted { reason: "this worker does not run sandboxes yet".into() };
+    worker.report(Report::Ended { task: spec.task.clone(), end }).await;
 }
 
 /// Ends every container at once: the plane has told them before, with their time to end well.

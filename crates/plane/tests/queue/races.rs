@@ -190,7 +190,7 @@ async fn an_app_ends_while_its_containers_start() {
                 Order::Stop { task, .. } if started.contains(&task) => {
                     stopped.insert(task);
                 }
-                Order::Stop { .. } | Order::Build(_) => {}
+                Order::Stop { .. } | Order::Build(_) | Order::Sandbox(_) => {}
             }
         }
         for task in started {
