@@ -5,7 +5,6 @@ beyond it. No packet leaves the two.
 """
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -13,90 +12,11 @@ import time
 import pytest
 
 import serving
+from world import BEYOND, HOST, NEAR, PORT, PUBLIC, SIX, World
 
 pytestmark = pytest.mark.usefixtures("warm")
 
-PUBLIC = "203.0.113.9"
-HOST = "198.51.100.2"
-PORT = 7_777
 REFUSED_SECONDS_MAX = 1.0
-
-# Addresses that answer beyond the host: only the rules keep a container from them.
-BEYOND = ["10.50.0.5", "172.20.1.1", "192.168.7.7", "169.254.169.254", "100.64.3.3"]
-# Of the host itself; what it answers at is bound to all its addresses.
-NEAR = [HOST, "127.0.0.1", "10.77.0.1", "169.254.7.7"]
-SIX = ["2001:db8:1::9", "fd00:1::9", "::1", "fe80::1"]
-
-ANSWERER = """
-import socket, sys
-socks = [socket.create_server(("", int(sys.argv[1])), family=socket.AF_INET6,
-                              dualstack_ipv6=True)]
-if len(sys.argv) > 2:
-    abstract = socket.socket(socket.AF_UNIX)
-    abstract.bind("\\0" + sys.argv[2])
-    abstract.listen()
-print("ready", flush=True)
-while True:
-    peer, _ = socks[0].accept()
-    with peer:
-        peer.sendall(b"answer")
-"""
-
-
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True)
-
-
-class World:
-    """Two network namespaces with a cable between them."""
-
-    def __init__(self):
-        self.host, self.beyond = (f"palisade-{os.getpid()}-{name}" for name in ("host", "net"))
-        self.answerers: list[subprocess.Popen] = []
-        self.abstract = f"palisade-test-{os.getpid()}"
-
-    def enter(self, name: str) -> list[str]:
-        return ["nsenter", f"--net=/run/netns/{name}", "--"]
-
-    def make(self) -> None:
-        for name in (self.host, self.beyond):
-            ip("netns", "add", name)
-            ip("-n", name, "link", "set", "lo", "up")
-        ip("-n", self.host, "link", "add", "up0", "type", "veth", "peer", "name", "in0",
-           "netns", self.beyond)
-        addresses = {
-            (self.host, "up0"): [f"{HOST}/24", "2001:db8:1::2/64", "fd00:1::2/64"],
-            (self.host, "lo"): [f"{address}/32" for address in NEAR[2:]],
-            (self.beyond, "in0"): ["198.51.100.1/24", "2001:db8:1::9/64", "fd00:1::9/64"],
-            (self.beyond, "lo"): [f"{address}/32" for address in [PUBLIC, *BEYOND]],
-        }
-        for (name, interface), some in addresses.items():
-            for address in some:
-                options = ["nodad"] if ":" in address else []
-                ip("-n", name, "addr", "add", address, "dev", interface, *options)
-        ip("-n", self.host, "link", "set", "up0", "up")
-        ip("-n", self.beyond, "link", "set", "in0", "up")
-        ip("-n", self.host, "route", "add", "default", "via", "198.51.100.1")
-        # An answer must find its way back also if the host did not hide the container's address.
-        ip("-n", self.beyond, "route", "add", "default", "via", HOST)
-        self.answer(self.host, self.abstract)
-        self.answer(self.beyond)
-
-    def answer(self, name: str, *more: str) -> None:
-        process = subprocess.Popen(
-            [*self.enter(name), sys.executable, "-c", ANSWERER, str(PORT), *more],
-            stdout=subprocess.PIPE,
-        )
-        self.answerers.append(process)
-        assert process.stdout.readline() == b"ready\n"
-
-    def remove(self) -> None:
-        for process in self.answerers:
-            process.kill()
-            process.wait()
-            process.stdout.close()
-        for name in (self.host, self.beyond):
-            subprocess.run(["ip", "netns", "del", name], capture_output=True)
 
 
 @pytest.fixture(scope="module")
