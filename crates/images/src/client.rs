@@ -143,7 +143,9 @@ impl Client {
         let wheels = wheels::imported(store)?.map(|image| image.layers).unwrap_or_default();
         let below: Vec<Digest> = base.layers.iter().chain(&wheels).copied().collect();
         let _used = store.lease(&below)?;
-        let mut step = self.step(store.diffs(&below)?, dirs, &base.config);
+        let program = [INSTALL, &self.version, &self.builder];
+        let below = store.diffs(&below)?;
+        let mut step = RunStep::of_python(&program, &base.config, below, dirs, CLIENT_BUILD_MAX);
         if !wheels.is_empty() {
             step.env.push(("PALISADE_WHEELS".to_owned(), format!("/{}", wheels::FOLDER)));
         }
@@ -170,33 +172,6 @@ impl Client {
             None => "no known version".to_owned(),
         };
         Err(Error::Python { wanted: self.python, found })
-    }
-
-    fn step(&self, layers: Vec<std::path::PathBuf>, dirs: StepDirs, config: &Config) -> RunStep {
-        let mut env = config.env.clone();
-        for (name, value) in [
-            ("HOME", "/tmp"),
-            ("PIP_DISABLE_PIP_VERSION_CHECK", "1"),
-            ("PIP_NO_INPUT", "1"),
-            ("PIP_ROOT_USER_ACTION", "ignore"),
-            ("PYTHONDONTWRITEBYTECODE", "1"),
-            ("TMPDIR", "/tmp"),
-        ] {
-            env.push((name.to_owned(), value.to_owned()));
-        }
-        let argv = ["python3", "-c", INSTALL, &self.version, &self.builder];
-        RunStep {
-            layers,
-            bound: Vec::new(),
-            dirs,
-            argv: argv.map(str::to_owned).to_vec(),
-            env,
-            cwd: "/".to_owned(),
-            user: String::new(),
-            mounts: Vec::new(),
-            network: true,
-            timeout: Some(CLIENT_BUILD_MAX),
-        }
     }
 
     /// Over another image, anything else in the layer would hide or change files of that image.

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::image::Config;
+
 /// Runs the steps of builds. The worker has the real one, which contains them.
 pub trait StepRunner: Send + Sync {
     /// Runs a command in a closed container over the step's layers, and gives its output (both
@@ -128,6 +130,41 @@ pub struct RunStep {
     pub network: bool,
     /// How long it may run.
     pub timeout: Option<Duration>,
+}
+
+impl RunStep {
+    /// A Python program (its text, then its arguments) that fetches packages with pip, run as
+    /// root and with the network. It finds the environment of the image whose `config` that is.
+    pub(crate) fn of_python(
+        program: &[&str],
+        config: &Config,
+        layers: Vec<PathBuf>,
+        dirs: StepDirs,
+        timeout: Duration,
+    ) -> Self {
+        let owned = |text: &str| text.to_owned();
+        let set = [
+            ("HOME", "/tmp"),
+            ("PIP_DISABLE_PIP_VERSION_CHECK", "1"),
+            ("PIP_NO_INPUT", "1"),
+            ("PIP_ROOT_USER_ACTION", "ignore"),
+            ("PYTHONDONTWRITEBYTECODE", "1"),
+            ("TMPDIR", "/tmp"),
+        ];
+        let set = set.map(|(name, value)| (owned(name), owned(value)));
+        Self {
+            layers,
+            bound: Vec::new(),
+            dirs,
+            argv: ["python3", "-c"].iter().chain(program).copied().map(owned).collect(),
+            env: config.env.iter().cloned().chain(set).collect(),
+            cwd: "/".to_owned(),
+            user: String::new(),
+            mounts: Vec::new(),
+            network: true,
+            timeout: Some(timeout),
+        }
+    }
 }
 
 impl fmt::Debug for RunStep {

@@ -5,7 +5,6 @@
 //! with the host's package settings, once for each release; which release is the newest is asked
 //! once a day.
 
-use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::build::{Builder, Error, Log, say};
@@ -64,7 +63,8 @@ impl Request {
         let draft = store.draft()?;
         let dirs = StepDirs { upper: draft.upper(), work: draft.work() };
         let _used = store.lease(&base.layers)?;
-        let step = self.step(store.diffs(&base.layers)?, dirs, &base);
+        let (program, below) = ([FETCH, &self.version], store.diffs(&base.layers)?);
+        let step = RunStep::of_python(&program, &base.config, below, dirs, UV_FETCH_MAX);
         match runner.run(&step, log).map_err(|e| failed(Box::new(e)))? {
             Exit::Code(0) => {}
             exit => return Err(failed(format!("pip ends by {exit}; its output says why").into())),
@@ -83,32 +83,6 @@ impl Request {
         let image = Image { layers, ..Image::default() };
         store.remember(key, &image)?;
         Ok(image)
-    }
-
-    fn step(&self, layers: Vec<PathBuf>, dirs: StepDirs, base: &Image) -> RunStep {
-        let mut env = base.config.env.clone();
-        for (name, value) in [
-            ("HOME", "/tmp"),
-            ("PIP_DISABLE_PIP_VERSION_CHECK", "1"),
-            ("PIP_NO_INPUT", "1"),
-            ("PIP_ROOT_USER_ACTION", "ignore"),
-            ("TMPDIR", "/tmp"),
-        ] {
-            env.push((name.to_owned(), value.to_owned()));
-        }
-        let argv = ["python3", "-c", FETCH, &self.version];
-        RunStep {
-            layers,
-            bound: Vec::new(),
-            dirs,
-            argv: argv.map(str::to_owned).to_vec(),
-            env,
-            cwd: "/".to_owned(),
-            user: String::new(),
-            mounts: Vec::new(),
-            network: true,
-            timeout: Some(UV_FETCH_MAX),
-        }
     }
 
     /// What makes a release out of date: the day, unless it is named whole.
