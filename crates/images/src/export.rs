@@ -25,30 +25,15 @@ pub(crate) const KEYS_FILE: &str = "palisade-keys.json";
 /// Why images could not be exported.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The file system failed.
-    #[error("{action} {} fails", path.display())]
-    File {
-        /// What was done, as a verb.
-        action: &'static str,
-        /// To what.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
     /// Something is there already.
     #[error("{} is there already: name a folder that is not", path.display())]
     Occupied {
         /// The folder.
         path: PathBuf,
     },
-    /// The layer store failed.
+    /// The layer store failed, or the file system.
     #[error(transparent)]
     Layers(#[from] LayerError),
-}
-
-fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
-    let path = path.to_owned();
-    move |source| Error::File { action, path, source }
 }
 
 /// A layer as it lies in the folder.
@@ -74,7 +59,7 @@ pub fn export(
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
             return Err(Error::Occupied { path: path.to_owned() });
         }
-        made => made.map_err(file("making", path))?,
+        made => made.map_err(LayerError::file("making", path))?,
     }
     let written = write(store, images, path, log);
     if written.is_err() {
@@ -91,7 +76,7 @@ fn write(
     log: &mut Log<'_>,
 ) -> Result<usize, Error> {
     let blobs = path.join("blobs/sha256");
-    fs::create_dir_all(&blobs).map_err(file("making", &blobs))?;
+    fs::create_dir_all(&blobs).map_err(LayerError::file("making", &blobs))?;
     let all: BTreeSet<Digest> = images.iter().flat_map(|image| &image.layers).copied().collect();
     let lease = store.lease(&all.iter().copied().collect::<Vec<_>>())?;
     let mut packed = BTreeMap::new();
@@ -167,19 +152,19 @@ fn put(blobs: &Path, kind: &str, value: &Value) -> Result<Value, Error> {
     let bytes = value.to_string().into_bytes();
     let digest = Digest::of(&bytes);
     let path = blobs.join(digest.to_string());
-    fs::write(&path, &bytes).map_err(file("writing", &path))?;
+    fs::write(&path, &bytes).map_err(LayerError::file("writing", &path))?;
     let digest = format!("sha256:{digest}");
     Ok(json!({ "mediaType": kind, "digest": digest, "size": bytes.len() }))
 }
 
-fn write_json(path: &Path, value: &Value) -> Result<(), Error> {
-    fs::write(path, value.to_string()).map_err(file("writing", path))
+fn write_json(path: &Path, value: &Value) -> Result<(), LayerError> {
+    fs::write(path, value.to_string()).map_err(LayerError::file("writing", path))
 }
 
 /// Writes a layer as a compressed archive, under its digest.
 fn pack(diff: &Path, blobs: &Path) -> Result<Packed, Error> {
     let draft = blobs.join("draft");
-    let outer = File::create(&draft).map_err(file("making", &draft))?;
+    let outer = File::create(&draft).map_err(LayerError::file("making", &draft))?;
     let encoder = GzEncoder::new(Hashing::new(outer), Compression::fast());
     let mut archive =
         Archive { tar: tar::Builder::new(Hashing::new(encoder)), seen: HashMap::new() };
@@ -191,9 +176,9 @@ fn pack(diff: &Path, blobs: &Path) -> Result<Packed, Error> {
         outer.sync_all()?;
         Ok(Packed { diff_id, digest, bytes })
     });
-    let packed = finished.map_err(file("writing", &draft))?;
+    let packed = finished.map_err(LayerError::file("writing", &draft))?;
     let path = blobs.join(packed.digest.to_string());
-    fs::rename(&draft, &path).map_err(file("renaming", &path))?;
+    fs::rename(&draft, &path).map_err(LayerError::file("renaming", &path))?;
     Ok(packed)
 }
 
@@ -237,11 +222,11 @@ impl<W: Write> Archive<W> {
     /// Adds what is in a folder. A layer never changes, so its paths can be walked.
     fn add_folder(&mut self, folder: &Path, name: &Path) -> Result<(), Error> {
         let listed = fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
-        let mut entries = listed.map_err(file("listing", folder))?;
+        let mut entries = listed.map_err(LayerError::file("listing", folder))?;
         entries.sort_by_key(fs::DirEntry::file_name);
         for entry in entries {
             let (path, name) = (entry.path(), name.join(entry.file_name()));
-            self.add(&path, &name).map_err(file("packing", &path))?;
+            self.add(&path, &name).map_err(LayerError::file("packing", &path))?;
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 self.add_folder(&path, &name)?;
             }

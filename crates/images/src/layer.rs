@@ -74,6 +74,14 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Says of a failure what was done, as a verb, and to what.
+    pub(crate) fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::File { action, path, source }
+    }
+}
+
 /// The name of a build step's result before it is known: a hash over all that goes into it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(pub Digest);
@@ -315,7 +323,7 @@ impl LayerStore {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 Error::Full { dir: self.dir.clone() }
             }
-            _ => Error::File { action, path: path.to_owned(), source },
+            _ => Error::file(action, path)(source),
         }
     }
 }

@@ -73,11 +73,7 @@ impl Request {
         let programs = store.draft()?;
         for name in PROGRAMS {
             let (from, to) = (draft.upper().join(name), programs.upper().join(name));
-            std::fs::rename(&from, &to).map_err(|source| LayerError::File {
-                action: "moving",
-                path: from,
-                source,
-            })?;
+            std::fs::rename(&from, &to).map_err(LayerError::file("moving", &from))?;
         }
         let layers = store.commit(programs)?.into_iter().collect();
         let image = Image { layers, ..Image::default() };

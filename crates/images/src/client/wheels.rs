@@ -2,7 +2,6 @@
 //! them is laid under the step that installs the client.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::build::{Log, say};
@@ -20,16 +19,6 @@ const NAME: &str = "palisade.local/client-wheels:latest";
 /// Why no wheels were imported.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The file system failed.
-    #[error("{action} {} fails", path.display())]
-    File {
-        /// What was done, as a verb.
-        action: &'static str,
-        /// To what.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
     /// The client is not among them.
     #[error(
         "there is no wheel of the client (modal-VERSION-….whl) in {}: make the folder with \
@@ -42,14 +31,9 @@ pub enum Error {
     /// Too much.
     #[error("there are more than {WHEELS_MAX} wheels, or {WHEELS_BYTES_MAX} bytes of them")]
     TooMany,
-    /// The layer store failed.
+    /// The layer store failed, or the file system.
     #[error(transparent)]
     Layers(#[from] LayerError),
-}
-
-fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
-    let path = path.to_owned();
-    move |source| Error::File { action, path, source }
 }
 
 fn name() -> Option<Reference> {
@@ -62,10 +46,10 @@ pub(crate) fn imported(store: &LayerStore) -> Result<Option<Image>, LayerError> 
 }
 
 /// The wheels in a folder.
-fn wheels(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+fn wheels(folder: &Path) -> Result<Vec<PathBuf>, LayerError> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder).map_err(file("listing", folder))? {
-        let path = entry.map_err(file("listing", folder))?.path();
+    for entry in fs::read_dir(folder).map_err(LayerError::file("listing", folder))? {
+        let path = entry.map_err(LayerError::file("listing", folder))?.path();
         let is_wheel = path.extension().is_some_and(|extension| extension == "whl");
         if is_wheel && path.is_file() {
             found.push(path);
@@ -96,11 +80,11 @@ pub fn import_wheels(store: &LayerStore, folder: &Path, log: &mut Log<'_>) -> Re
     };
     let draft = store.draft()?;
     let target = draft.upper().join(FOLDER);
-    fs::create_dir_all(&target).map_err(file("making", &target))?;
+    fs::create_dir_all(&target).map_err(LayerError::file("making", &target))?;
     let mut bytes = 0;
     for path in before.iter().chain(&new) {
         let to = target.join(path.file_name().unwrap_or_default());
-        bytes += fs::copy(path, &to).map_err(file("copying", path))?;
+        bytes += fs::copy(path, &to).map_err(LayerError::file("copying", path))?;
         if bytes > WHEELS_BYTES_MAX {
             return Err(Error::TooMany);
         }
