@@ -11,9 +11,13 @@ mod pip;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::FileType;
+
 use crate::apt::{self, Mirrors};
+use crate::stack::Stack;
 use crate::tree::{Tree, TreeError};
 
 pub(crate) use addresses::has_password;
@@ -174,22 +178,16 @@ pub struct ImageApt {
 ///
 /// # Errors
 /// When a layer cannot be opened or its files not be read.
-pub fn image_apt(layers: &[PathBuf]) -> Result<Option<ImageApt>, TreeError> {
-    let (mut version, mut has_stanzas) = (None, None);
-    let mut suite = None;
-    for layer in layers.iter().rev() {
-        let tree = Tree::open(layer)?;
-        version = version.or(tree.read_in_layer("/etc/debian_version")?);
-        has_stanzas = has_stanzas.or(tree.has_file(apt::SOURCES)?);
-        let release = tree.read_in_layer("/usr/lib/os-release")?;
-        if let Some(release) = release.filter(|_| suite.is_none()) {
-            let release = String::from_utf8_lossy(&release).into_owned();
-            let version = version.as_deref().unwrap_or_default();
-            suite = Some(suite_of(&release, &String::from_utf8_lossy(version)));
-        }
-    }
-    let has_stanzas = has_stanzas.unwrap_or(false);
-    Ok(suite.flatten().map(|suite| ImageApt { suite, has_stanzas }))
+pub fn image_apt(layers: &[PathBuf]) -> io::Result<Option<ImageApt>> {
+    let stack = Stack::open(layers)?;
+    let text = |path| -> io::Result<String> {
+        let bytes = stack.read(path)?.unwrap_or_default();
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let suite = suite_of(&text("/usr/lib/os-release")?, &text("/etc/debian_version")?);
+    let sources = stack.find(apt::SOURCES)?;
+    let has_stanzas = sources.is_some_and(|found| found.kind == FileType::RegularFile);
+    Ok(suite.map(|suite| ImageApt { suite, has_stanzas }))
 }
 
 fn suite_of(release: &str, version: &str) -> Option<String> {

@@ -6,7 +6,7 @@ use rustix::fs::FileType;
 
 use crate::image::{DEFAULT_PATH, Image};
 use crate::layer::LayerStore;
-use crate::stack::Stack;
+use crate::stack::{Stack, name_of, parent_of};
 
 /// Reads out of an image's layers what decides which functions can run in it, and notes it:
 /// the Python that `python` starts, and whether its C library is musl.
@@ -34,16 +34,12 @@ fn find_python(stack: &Stack, path: &str) -> io::Result<Option<(u8, u8)>> {
         if found.kind != FileType::RegularFile {
             continue;
         }
-        let (parent, name) = match found.path.iter().rposition(|byte| *byte == b'/') {
-            Some(cut) => (&found.path[..cut], &found.path[cut + 1..]),
-            None => (&b""[..], &found.path[..]),
-        };
-        if let Some(version) = version(name) {
+        if let Some(version) = version(name_of(&found.path)) {
             return Ok(Some(version));
         }
         // Not a link to python3.12 but a file of its own; its neighbours tell.
         let versions: Vec<_> =
-            stack.list(parent)?.iter().filter_map(|name| version(name)).collect();
+            stack.list(parent_of(&found.path))?.iter().filter_map(|name| version(name)).collect();
         return Ok(match versions.as_slice() {
             [only] => Some(*only),
             _ => None,

@@ -4,10 +4,8 @@
 //! folders merge, whiteouts and opaque folders end the search. Links are followed inside.
 
 use std::collections::VecDeque;
-use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
@@ -15,6 +13,7 @@ use rustix::io::Errno;
 
 use crate::limits::LINKS_MAX;
 use crate::listing::entry_path;
+use crate::tree::read_text;
 
 /// An image's layers, opened.
 #[derive(Debug)]
@@ -63,9 +62,8 @@ impl Stack {
                     if links > LINKS_MAX {
                         return Ok(None);
                     }
-                    let folder = self.open_in(layer, parent(&path), OFlags::PATH)?;
-                    let name = OsStr::from_bytes(path.rsplit(|b| *b == b'/').next().unwrap_or(&[]));
-                    let target = rustix::fs::readlinkat(&folder, name, Vec::new())?;
+                    let folder = self.open_in(layer, parent_of(&path), OFlags::PATH)?;
+                    let target = rustix::fs::readlinkat(&folder, name_of(&path), Vec::new())?;
                     here.pop();
                     if target.to_bytes().starts_with(b"/") {
                         here.clear();
@@ -83,6 +81,16 @@ impl Stack {
             }
         }
         Ok(Some(Found { path: here.join(&b'/'), kind }))
+    }
+
+    /// Reads a small file whole. `None` when there is none.
+    ///
+    /// # Errors
+    /// When it is no regular file, is larger than a text may be, or cannot be read.
+    pub(crate) fn read(&self, path: &str) -> io::Result<Option<Vec<u8>>> {
+        let Some(found) = self.find(path)? else { return Ok(None) };
+        let fail = |e: io::Error| io::Error::new(e.kind(), format!("reading {path} fails: {e}"));
+        self.read_place(&found.path).map(Some).map_err(fail)
     }
 
     /// The names in a folder whose path has no links, whiteouts left out.
@@ -107,9 +115,18 @@ impl Stack {
         Ok(there)
     }
 
+    fn read_place(&self, path: &[u8]) -> io::Result<Vec<u8>> {
+        let Some((layer, FileType::RegularFile)) = self.look(path)? else {
+            return Err(io::Error::other("it is no regular file"));
+        };
+        let folder = self.open_in(layer, parent_of(path), OFlags::PATH)?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        read_text(rustix::fs::openat(&folder, name_of(path), flags, Mode::empty())?.into())
+    }
+
     /// The layer that an entry without links on its way comes from, and what it is.
     fn look(&self, path: &[u8]) -> io::Result<Option<(usize, FileType)>> {
-        for layer in self.holders(parent(path))? {
+        for layer in self.holders(parent_of(path))? {
             match self.kind_in(layer, path)? {
                 None => {}
                 // A whiteout: lower layers' entries of this name are gone.
@@ -148,12 +165,11 @@ impl Stack {
     }
 
     fn kind_in(&self, layer: usize, path: &[u8]) -> io::Result<Option<(FileType, u64)>> {
-        let folder = match self.open_in(layer, parent(path), OFlags::PATH) {
+        let folder = match self.open_in(layer, parent_of(path), OFlags::PATH) {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
             opened => opened?,
         };
-        let name = OsStr::from_bytes(path.rsplit(|byte| *byte == b'/').next().unwrap_or_default());
-        match rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+        match rustix::fs::statat(&folder, name_of(path), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some((FileType::from_raw_mode(stat.st_mode), stat.st_rdev))),
             Err(Errno::NOENT | Errno::NAMETOOLONG) => Ok(None),
             Err(errno) => Err(errno.into()),
@@ -176,7 +192,6 @@ impl Stack {
         let resolve =
             ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         let flags = flags | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let path = OsStr::from_bytes(path);
         rustix::fs::openat2(&self.layers[layer], path, flags, Mode::empty(), resolve)
     }
 }
@@ -186,8 +201,14 @@ fn parts(path: &[u8]) -> impl DoubleEndedIterator<Item = Vec<u8>> + '_ {
     path.split(|byte| *byte == b'/').filter(is_part).map(<[u8]>::to_vec)
 }
 
-fn parent(path: &[u8]) -> &[u8] {
+/// The folder of what has this path; the root's is empty.
+pub(crate) fn parent_of(path: &[u8]) -> &[u8] {
     path.iter().rposition(|byte| *byte == b'/').map_or(&[], |cut| &path[..cut])
+}
+
+/// The last part of a path.
+pub(crate) fn name_of(path: &[u8]) -> &[u8] {
+    path.rsplit(|byte| *byte == b'/').next().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -234,5 +255,31 @@ mod tests {
         check("/usr/bin/python/x", None);
         check("/", Some(""));
         assert_eq!(stack.list(b"usr/bin").unwrap(), [&b"python"[..], b"python3.12"]);
+    }
+
+    #[test]
+    fn a_file_that_a_layer_removes_hides_those_below() {
+        let dir = tempfile::tempdir().unwrap();
+        let (low, high) = (dir.path().join("low"), dir.path().join("high"));
+        for layer in [&low, &high] {
+            fs::create_dir_all(layer.join("folder")).unwrap();
+        }
+        for (name, content) in [("gone", "low"), ("file", "here"), ("both", "low")] {
+            fs::write(low.join(name), content).unwrap();
+        }
+        fs::write(high.join("both"), "high").unwrap();
+        symlink("../file", high.join("folder/link")).unwrap();
+        let (node, mode) = (FileType::CharacterDevice, Mode::empty());
+        rustix::fs::mknodat(CWD, high.join("gone"), node, mode, 0).unwrap();
+        let stack = Stack::open(&[low, high]).unwrap();
+        assert_eq!(stack.read("/gone").unwrap(), None);
+        assert_eq!(stack.read("/file").unwrap().unwrap(), b"here");
+        assert_eq!(stack.read("/both").unwrap().unwrap(), b"high");
+        assert_eq!(stack.read("/folder/link").unwrap().unwrap(), b"here");
+        assert_eq!(stack.read("/nowhere").unwrap(), None);
+        for folder in ["/folder", "/"] {
+            let error = stack.read(folder).unwrap_err().to_string();
+            assert!(error.ends_with("it is no regular file"), "{error}");
+        }
     }
 }

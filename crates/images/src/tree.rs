@@ -6,7 +6,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::limits::{REMOVE_DEPTH_MAX, TEXT_BYTES_MAX};
@@ -66,43 +66,7 @@ impl Tree {
     /// When the file cannot be read or is larger than a text may be.
     pub(crate) fn read(&self, path: &str) -> Result<Option<Vec<u8>>, TreeError> {
         let Some(file) = self.file(path)? else { return Ok(None) };
-        let mut bytes = Vec::new();
-        let read = file.take(TEXT_BYTES_MAX + 1).read_to_end(&mut bytes);
-        read.map_err(|e| self.fail("reading", path, e))?;
-        if bytes.len() as u64 > TEXT_BYTES_MAX {
-            return Err(self.fail("reading", path, io::ErrorKind::FileTooLarge.into()));
-        }
-        Ok(Some(bytes))
-    }
-
-    /// As [`Tree::read`], in a layer: a file that the layer removes is there, and empty. So it
-    /// hides the files of the layers below.
-    ///
-    /// # Errors
-    /// As for [`Tree::read`].
-    pub(crate) fn read_in_layer(&self, path: &str) -> Result<Option<Vec<u8>>, TreeError> {
-        match self.read(path) {
-            // A whiteout is a device that no driver has: opening it says so (overlayfs).
-            Err(error) if error.source.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => {
-                Ok(Some(Vec::new()))
-            }
-            read => read,
-        }
-    }
-
-    /// Whether a regular file is there; `None` when nothing is. In a layer, something that is no
-    /// file hides the files of the layers below.
-    pub(crate) fn has_file(&self, path: &str) -> Result<Option<bool>, TreeError> {
-        match self.resolve(path, OFlags::PATH, Mode::empty()) {
-            Err(e) if e.kind() == io::ErrorKind::NotADirectory => Ok(Some(false)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(self.fail("opening", path, e)),
-            Ok(fd) => {
-                let stat =
-                    rustix::fs::fstat(fd).map_err(|e| self.fail("reading", path, e.into()))?;
-                Ok(Some(FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile))
-            }
-        }
+        read_text(file).map(Some).map_err(|e| self.fail("reading", path, e))
     }
 
     /// Writes a file whole, in place of one that is there. Its folder must be there.
@@ -161,6 +125,16 @@ impl Tree {
 
     fn fail(&self, action: &'static str, path: &str, source: io::Error) -> TreeError {
         TreeError { action, path: PathBuf::from(path), root: self.root.clone(), source }
+    }
+}
+
+/// Reads a file whole, unless it is larger than a text may be.
+pub(crate) fn read_text(file: File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(TEXT_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > TEXT_BYTES_MAX {
+        true => Err(io::ErrorKind::FileTooLarge.into()),
+        false => Ok(bytes),
     }
 }
 
@@ -243,19 +217,6 @@ mod tests {
         assert_eq!(tree.read("/etc/link").unwrap().unwrap(), b"inside");
         assert_eq!(tree.read("up/etc/hostname").unwrap().unwrap(), b"inside");
         assert_eq!(std::fs::read(dir.path().join("etc/hostname")).unwrap(), b"inside");
-    }
-
-    #[test]
-    fn a_file_that_a_layer_removes_hides_those_below() {
-        let dir = tempfile::tempdir().unwrap();
-        let (node, mode) = (rustix::fs::FileType::CharacterDevice, rustix::fs::Mode::empty());
-        let path = dir.path().join("gone");
-        rustix::fs::mknodat(rustix::fs::CWD, &path, node, mode, 0).unwrap();
-        std::fs::write(dir.path().join("file"), "here").unwrap();
-        let tree = Tree::open(dir.path()).unwrap();
-        assert_eq!(tree.read_in_layer("/gone").unwrap().unwrap(), b"");
-        assert_eq!(tree.read_in_layer("/file").unwrap().unwrap(), b"here");
-        assert_eq!(tree.read_in_layer("/nowhere").unwrap(), None);
     }
 
     #[test]
