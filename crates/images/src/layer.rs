@@ -133,8 +133,7 @@ impl LayerStore {
     /// # Errors
     /// When it cannot be made.
     pub fn draft(&self) -> Result<Draft, Error> {
-        let dir = self.dir.join("tmp").join(format!("{:032x}", rand::random::<u128>()));
-        let draft = Draft { dir };
+        let draft = Draft { dir: self.place() };
         for path in [draft.upper(), draft.work()] {
             std::fs::create_dir_all(&path).map_err(|e| self.fail("making", &path, e))?;
             let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -223,17 +222,8 @@ impl LayerStore {
         Ok(digests)
     }
 
-    /// Removes a layer that nobody has leased. Says whether it went. Images that have it are built
-    /// again when they are asked for.
-    ///
-    /// # Errors
-    /// When it cannot be removed.
-    pub fn remove(&self, digest: Digest) -> Result<bool, Error> {
-        self.bury(digest)
-    }
-
-    /// A place for what is to be removed: an interruption leaves no half of a layer under its name.
-    pub(crate) fn grave(&self) -> PathBuf {
+    /// A place for what is made or removed: an interruption leaves no half of it under its name.
+    pub(crate) fn place(&self) -> PathBuf {
         self.dir.join("tmp").join(format!("{:032x}", rand::random::<u128>()))
     }
 
@@ -299,7 +289,7 @@ impl LayerStore {
 
     pub(crate) fn write_file(&self, path: &Path, bytes: &[u8]) -> Result<(), Error> {
         use io::Write as _;
-        let draft = self.dir.join("tmp").join(format!("{:032x}", rand::random::<u128>()));
+        let draft = self.place();
         let written = std::fs::File::create_new(&draft).and_then(|mut file| {
             file.write_all(bytes)?;
             file.sync_all()

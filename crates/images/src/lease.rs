@@ -83,6 +83,28 @@ impl LayerStore {
         Ok(lease)
     }
 
+    /// Removes a layer that nobody has leased. Says whether it went. Images that have it are built
+    /// again when they are asked for.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn remove(&self, digest: Digest) -> Result<bool, Error> {
+        let counts = self.leases.counts();
+        if counts.contains_key(&digest) {
+            return Ok(false);
+        }
+        let (layer, grave) = (self.layer_dir(digest), self.place());
+        // Renamed while nobody can lease it: after that it is not found any more.
+        match std::fs::rename(&layer, &grave) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(self.fail("renaming", &layer, e)),
+        }
+        drop(counts);
+        remove_all(&grave).map_err(|e| self.fail("removing", &grave, e))?;
+        Ok(true)
+    }
+
     /// Removes the layers that were not used for the longest time, until those that are left have
     /// no more than `budget_bytes`. What is leased or in `keep` stays, and so does what was
     /// imported, whatever the budget.
@@ -105,7 +127,7 @@ impl LayerStore {
             if keep.contains(&digest) || imported.contains(&digest) {
                 continue;
             }
-            if self.bury(digest)? {
+            if self.remove(digest)? {
                 evicted.layers.push(digest);
                 evicted.freed_bytes += bytes;
                 evicted.left_bytes -= bytes;
@@ -129,24 +151,6 @@ impl LayerStore {
             candidates.push(Candidate { used_at, digest, bytes });
         }
         Ok(candidates)
-    }
-
-    /// Removes a layer, unless somebody uses it. Says whether it went.
-    pub(crate) fn bury(&self, digest: Digest) -> Result<bool, Error> {
-        let counts = self.leases.counts();
-        if counts.contains_key(&digest) {
-            return Ok(false);
-        }
-        let (layer, grave) = (self.layer_dir(digest), self.grave());
-        // Renamed while nobody can lease it: after that it is not found any more.
-        match std::fs::rename(&layer, &grave) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(e) => return Err(self.fail("renaming", &layer, e)),
-        }
-        drop(counts);
-        remove_all(&grave).map_err(|e| self.fail("removing", &grave, e))?;
-        Ok(true)
     }
 
     /// What each build key led to.
