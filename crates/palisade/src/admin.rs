@@ -254,9 +254,6 @@ pub(crate) fn ask(data: &Data, request: Request) -> Result<serde_json::Value> {
     if data.is_locked() {
         return ask_server(data, &request);
     }
-    if !data.path("palisade.db").exists() {
-        std::fs::create_dir_all(data.dir())?;
-    }
     let data = Data::make(data.dir())?;
     let _lock = data.lock()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
