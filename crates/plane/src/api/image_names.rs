@@ -1,19 +1,21 @@
 //! Names of images.
 
-use model::ImageId;
 use store::environments::Environment;
 use store::image_names::{self, Named, Publication, Wanted};
-use store::images::{self, Phase};
+use store::images::Phase;
 use store::{Db, Scope};
 use wire::client as pb;
 
-use super::environments;
 use super::gate::{Cx, Member};
 use super::refusal::Refusal;
+use super::{environments, images};
 use crate::limits::IMAGE_NAMES_LISTED_MAX;
 
 /// Characters of a name and of a tag, as in Docker's references.
 const NAME_CHARS_MAX: usize = 128;
+
+/// Comes after every place in the list of a name's publications.
+const END: u64 = u64::MAX >> 1;
 
 /// A name, taken apart and with its environment found.
 struct Name {
@@ -54,6 +56,13 @@ fn unknown(name: &Name) -> Refusal {
     Refusal::NotFound(text)
 }
 
+/// The publication that counts.
+async fn newest(db: &mut Db, scope: &Scope, name: &Name) -> Result<Option<Publication>, Refusal> {
+    let environment = &name.environment.id;
+    let newest = image_names::publications(db, scope, environment, &name.name, END, 1);
+    Ok(newest.await?.pop())
+}
+
 /// The image that has a name now.
 pub(super) async fn get(
     cx: Cx<Member>,
@@ -61,10 +70,7 @@ pub(super) async fn get(
 ) -> Result<pb::ImageGetByTagResponse, Refusal> {
     let mut db = cx.plane.store.read().await?;
     let name = read(&mut db, cx.scope(), &req.environment_name, &req.tag).await?;
-    let environment = &name.environment.id;
-    let newest =
-        image_names::publications(&mut db, cx.scope(), environment, &name.name, u64::MAX >> 1, 1);
-    let newest = newest.await?.pop().ok_or_else(|| unknown(&name))?;
+    let newest = newest(&mut db, cx.scope(), &name).await?.ok_or_else(|| unknown(&name))?;
     Ok(pb::ImageGetByTagResponse { image_id: newest.image.into() })
 }
 
@@ -77,29 +83,25 @@ pub(super) async fn publish(
         let why = "a name is for its workspace: there is nobody else here";
         return Err(Refusal::invalid("allow_public", why));
     }
-    let id = ImageId::parse(&req.image_id)?;
     let mut tx = cx.plane.store.begin().await?;
-    let image = images::get(&mut tx, cx.scope(), &id).await?;
-    let image = image.ok_or_else(|| Refusal::not_found("image", &req.image_id))?;
+    let image = images::find(&cx, &mut tx, &req.image_id).await?;
     if image.phase != Phase::Ready {
-        let text = format!("image `{id}` is not built: only one that is gets a name");
+        let text = format!("image `{}` is not built: only one that is gets a name", image.id);
         return Err(Refusal::Conflict(text));
     }
     let name = read(&mut tx, cx.scope(), &req.environment_name, &req.tag).await?;
-    let environment = &name.environment.id;
-    let newest =
-        image_names::publications(&mut tx, cx.scope(), environment, &name.name, u64::MAX >> 1, 1);
     // A request that is sent again changes nothing.
-    let publication = match newest.await?.pop() {
-        Some(newest) if newest.image == id => newest,
+    let publication = match newest(&mut tx, cx.scope(), &name).await? {
+        Some(newest) if newest.image == image.id => newest,
         Some(_) | None => {
             let publication = Publication {
                 seq: 0,
                 revision: format!("ir-{}", hex::encode(cx.plane.bits())),
                 name: name.name,
-                image: id,
+                image: image.id,
                 at: cx.now(),
             };
+            let environment = &name.environment.id;
             image_names::publish(&mut tx, cx.scope(), environment, &publication).await?;
             publication
         }
@@ -154,7 +156,7 @@ pub(super) async fn publications(
     let Name { environment, name } =
         read(&mut db, cx.scope(), &req.environment_name, &req.tag).await?;
     let before = match req.page_token.as_str() {
-        "" => u64::MAX >> 1,
+        "" => END,
         token => token.parse().map_err(|_| {
             Refusal::invalid("page_token", "it is none of this list: begin without one")
         })?,

@@ -10,7 +10,7 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 use store::images::{self, Image, Phase};
 use store::inputs::Carried;
-use store::{Hint, Tx, functions, image_names, mounts, secrets};
+use store::{Db, Hint, Tx, functions, image_names, mounts, secrets};
 use wire::client as pb;
 
 use super::gate::{Cx, Member};
@@ -121,11 +121,7 @@ async fn build_spec(
     image: pb::Image,
 ) -> Result<(BuildSpec, Option<ImageId>), Refusal> {
     let base = match image.base_images.first() {
-        Some(base) => {
-            let id = ImageId::parse(&base.image_id)?;
-            let known = images::get(tx, cx.scope(), &id).await?;
-            Some(known.ok_or_else(|| Refusal::not_found("image", &base.image_id))?.id)
-        }
+        Some(base) => Some(find(cx, tx, &base.image_id).await?.id),
         None => None,
     };
     let context: Vec<MountFile> = match image.context_mount_id.as_str() {
@@ -276,7 +272,8 @@ pub(super) async fn delete(cx: Cx<Member>, req: pb::ImageDeleteRequest) -> Resul
     Ok(())
 }
 
-async fn find(cx: &Cx<Member>, db: &mut store::Db, id: &str) -> Result<Image, Refusal> {
+/// Finds an image of the caller's.
+pub(super) async fn find(cx: &Cx<Member>, db: &mut Db, id: &str) -> Result<Image, Refusal> {
     let image = images::get(db, cx.scope(), &ImageId::parse(id)?).await?;
     image.ok_or_else(|| Refusal::not_found("image", id))
 }
@@ -330,17 +327,15 @@ pub(super) async fn join(
     cx: Cx<Member>,
     req: pb::ImageJoinStreamingRequest,
 ) -> Result<impl Stream<Item = Result<pb::ImageJoinStreamingResponse, Refusal>> + use<>, Refusal> {
-    let id = ImageId::parse(&req.image_id)?;
-    let image = images::get(&mut *cx.plane.store.read().await?, cx.scope(), &id).await?;
-    let image = image.ok_or_else(|| Refusal::not_found("image", &req.image_id))?;
+    let image = find(&cx, &mut *cx.plane.store.read().await?, &req.image_id).await?;
     let wait = Duration::try_from_secs_f32(req.timeout).unwrap_or(POLL_MAX).min(POLL_MAX);
     let after = place(&req.last_entry_id);
     let follow = Follow {
         quiet: image.phase == Phase::Ready && !req.include_logs_for_finished && after == 0,
         after,
-        poll: Poll::begin(&cx.plane, Hint::Image(id.clone()), wait),
+        poll: Poll::begin(&cx.plane, Hint::Image(image.id.clone()), wait),
         cx,
-        id,
+        id: image.id,
         done: false,
     };
     Ok(futures::stream::unfold(follow, |mut follow| async move {
@@ -371,8 +366,7 @@ impl Follow {
     async fn look(&mut self) -> Result<Option<pb::ImageJoinStreamingResponse>, Refusal> {
         let mut db = self.cx.plane.store.read().await?;
         // Read before the log: its last lines are written before its end is.
-        let image = images::get(&mut db, self.cx.scope(), &self.id).await?;
-        let image = image.ok_or_else(|| Refusal::not_found("image", &self.id))?;
+        let image = find(&self.cx, &mut db, self.id.as_str()).await?;
         if !self.quiet {
             let lines = images::logs(&mut db, &self.id, self.after, LOG_ENTRIES_MAX).await?;
             if let Some((last, _)) = lines.last() {

@@ -1,13 +1,13 @@
 //! Output of the past: of an app's containers, or of an image's build, which is asked for under
 //! the image's id in the place of a container's.
 
-use model::{AppId, ImageId, Time};
+use model::{AppId, Time};
 use store::logs::{self, Entry, Span};
 use store::{Db, apps, images};
 use wire::client as pb;
 
 use super::gate::{Cx, Member};
-use super::images::timestamp;
+use super::images::{find, timestamp};
 use super::logs::text;
 use super::refusal::Refusal;
 use crate::limits::{LOGS_COUNTED_MAX, LOGS_FETCHED_MAX};
@@ -40,6 +40,30 @@ fn moment(at: Option<prost_types::Timestamp>, unset: Time) -> Time {
 }
 
 impl Filter {
+    /// What a request selects. What cannot be told apart here is refused.
+    fn read(req: pb::AppFetchLogsRequest, now: Time) -> Result<Self, Refusal> {
+        let by_call = "output is not kept by call: filter by function or container";
+        let classes = "classes are not served yet";
+        let unserved = [
+            ("function_call_id", req.function_call_id, by_call),
+            ("sandbox_id", req.sandbox_id, "sandboxes are not served yet"),
+            ("parametrized_function_id", req.parametrized_function_id, classes),
+        ];
+        for (field, value, why) in unserved {
+            if !value.is_empty() {
+                return Err(Refusal::invalid(field, why));
+            }
+        }
+        Ok(Self {
+            app: req.app_id,
+            task: req.task_id,
+            function: req.function_id,
+            stream: req.source,
+            words: req.search_text,
+            span: Span { since: moment(req.since, Time(0)), until: moment(req.until, now) },
+        })
+    }
+
     /// Output that fits, newest first, at most `most` pieces.
     async fn look(&self, cx: &Cx<Member>, most: u32) -> Result<Vec<Piece>, Refusal> {
         let mut db = cx.plane.store.read().await?;
@@ -59,11 +83,8 @@ impl Filter {
         db: &mut Db,
         most: u32,
     ) -> Result<Vec<Piece>, Refusal> {
-        let id = ImageId::parse(&self.task)?;
-        if images::get(db, cx.scope(), &id).await?.is_none() {
-            return Err(Refusal::not_found("image", &self.task));
-        }
-        let lines = images::past_logs(db, &id, self.span, most).await?;
+        let image = find(cx, db, &self.task).await?;
+        let lines = images::past_logs(db, &image.id, self.span, most).await?;
         let piece = |(at, data): (Time, bytes::Bytes)| Piece {
             task: self.task.clone(),
             function: String::new(),
@@ -91,40 +112,16 @@ impl Filter {
     }
 }
 
-/// What cannot be told apart here is refused.
-fn refuse_unserved(call: &str, sandbox: &str, parametrized: &str) -> Result<(), Refusal> {
-    let unserved = [
-        ("function_call_id", call, "output is not kept by call: filter by function or container"),
-        ("sandbox_id", sandbox, "sandboxes are not served yet"),
-        ("parametrized_function_id", parametrized, "classes are not served yet"),
-    ];
-    for (field, value, why) in unserved {
-        if !value.is_empty() {
-            return Err(Refusal::invalid(field, why));
-        }
-    }
-    Ok(())
-}
-
 /// The newest output in a span of time, in its order.
 pub(super) async fn fetch(
     cx: Cx<Member>,
     req: pb::AppFetchLogsRequest,
 ) -> Result<pb::AppFetchLogsResponse, Refusal> {
-    let (call, sandbox) = (&req.function_call_id, &req.sandbox_id);
-    refuse_unserved(call, sandbox, &req.parametrized_function_id)?;
-    let filter = Filter {
-        app: req.app_id,
-        task: req.task_id,
-        function: req.function_id,
-        stream: req.source,
-        words: req.search_text,
-        span: Span { since: moment(req.since, Time(0)), until: moment(req.until, cx.now()) },
-    };
     let most = match req.limit {
         0 => LOGS_FETCHED_MAX,
         limit => limit.min(LOGS_FETCHED_MAX),
     };
+    let filter = Filter::read(req, cx.now())?;
     let mut batches = Vec::<pb::TaskLogsBatch>::new();
     for piece in filter.look(&cx, most).await?.into_iter().rev() {
         if batches.last().is_none_or(|last| last.task_id != piece.task) {
@@ -153,17 +150,22 @@ pub(super) async fn count(
     cx: Cx<Member>,
     req: pb::AppCountLogsRequest,
 ) -> Result<pb::AppCountLogsResponse, Refusal> {
-    let (call, sandbox) = (&req.function_call_id, &req.sandbox_id);
-    refuse_unserved(call, sandbox, &req.parametrized_function_id)?;
     let bucket_ms = u64::from(req.bucket_secs.max(1)) * 1_000;
-    let filter = Filter {
-        app: req.app_id.clone(),
-        task: req.task_id,
-        function: req.function_id,
-        stream: req.source,
-        words: req.search_text,
-        span: Span { since: moment(req.since, Time(0)), until: moment(req.until, cx.now()) },
+    // It counts what a request to fetch would find.
+    let counted = pb::AppFetchLogsRequest {
+        app_id: req.app_id.clone(),
+        since: req.since,
+        until: req.until,
+        limit: 0,
+        source: req.source,
+        function_id: req.function_id,
+        function_call_id: req.function_call_id,
+        task_id: req.task_id,
+        sandbox_id: req.sandbox_id,
+        search_text: req.search_text,
+        parametrized_function_id: req.parametrized_function_id,
     };
+    let filter = Filter::read(counted, cx.now())?;
     let mut buckets = std::collections::BTreeMap::<u64, [u64; 3]>::new();
     for piece in filter.look(&cx, LOGS_COUNTED_MAX).await? {
         let start = piece.at.0 / bucket_ms * bucket_ms;
