@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use model::link::{End, LogLine, Order, Report};
-use model::{AppId, Millis, TaskId, WorkerId};
+use model::{AppId, FunctionId, Millis, TaskId, WorkerId};
 use store::tasks::{Phase, Task};
 use store::{Hint, Tx, apps, images, logs, tasks};
 use tokio::sync::mpsc;
@@ -133,9 +133,7 @@ async fn log(plane: &Plane, tx: &mut Tx, line: &LogLine) -> Result<Option<AppId>
         at: line.at,
         data: line.data.clone(),
     };
-    let function = plane.functions.get(tx, &entry.function).await?;
-    let builds = function.and_then(|function| Some(function.spec.as_ref()?.builds));
-    if builds == Some(true)
+    if builds(plane, tx, &entry.function).await?
         && let Some(image) = images::built_by(tx, &entry.function).await?
     {
         images::append_log(tx, &image.id, &line.data, line.at).await?;
@@ -146,6 +144,13 @@ async fn log(plane: &Plane, tx: &mut Tx, line: &LogLine) -> Result<Option<AppId>
     tx.ring(Hint::Logs(task.app.clone()));
     let full = plane.printed.add(&task.app, line.data.len() as u64);
     Ok(full.then_some(task.app))
+}
+
+/// Whether a function's run makes an image.
+async fn builds(plane: &Plane, tx: &mut Tx, id: &FunctionId) -> Result<bool, store::Error> {
+    let function = plane.functions.get(tx, id).await?;
+    let spec = function.as_ref().and_then(|function| function.spec.as_ref());
+    Ok(spec.is_some_and(|spec| spec.builds))
 }
 
 /// Writes down that a container is gone.
@@ -163,7 +168,9 @@ async fn end_task(plane: &Plane, tx: &mut Tx, id: &TaskId, end: &End) -> Result<
     }
     tracing::debug!(task = %id, app = %task.app, %end, "a container ended");
     container_ended(plane, tx, &task, end, now).await?;
-    function_build::settle(tx, &task.function, None, now).await?;
+    if builds(plane, tx, &task.function).await? {
+        function_build::settle(tx, &task.function, None, now).await?;
+    }
     tell(tx, &task, end, now).await?;
     apps::finish_logs(tx, &task.app).await?;
     tx.ring(Hint::Inputs(task.function.clone()));
