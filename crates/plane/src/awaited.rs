@@ -1,27 +1,18 @@
 //! Callers that wait for outputs. What is done goes straight to them once it is written; without
 //! that, each would be woken and read what was just written.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
 use model::CallId;
 use store::outcomes::{DoneInput, Wanted};
 use tokio::sync::oneshot;
 
-/// Seats of waiting callers, by call.
-#[derive(Debug, Clone, Default)]
-pub struct Awaited(Arc<Mutex<Room>>);
+use crate::seats::{self, Seats};
 
+/// Seats of waiting callers, by call.
 #[derive(Debug, Default)]
-struct Room {
-    seats: HashMap<CallId, Vec<Waiter>>,
-    /// The number of the next seat.
-    next: u64,
-}
+pub struct Awaited(Seats<CallId, Waiter>);
 
 #[derive(Debug)]
 struct Waiter {
-    seat: u64,
     wanted: Wanted,
     hand: oneshot::Sender<DoneInput>,
 }
@@ -29,9 +20,7 @@ struct Waiter {
 /// A seat, as the caller has it. Leaving it gives it up.
 #[derive(Debug)]
 pub(crate) struct Seat {
-    awaited: Awaited,
-    call: CallId,
-    number: u64,
+    _place: seats::Seat<CallId, Waiter>,
     hand: oneshot::Receiver<DoneInput>,
 }
 
@@ -44,32 +33,17 @@ fn is_next(wanted: Wanted, done: &DoneInput) -> bool {
 }
 
 impl Awaited {
-    fn room(&self) -> MutexGuard<'_, Room> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Sits down to wait. Do it before the first look: what is done between is brought then.
     pub(crate) fn sit(&self, call: &CallId, wanted: Wanted) -> Seat {
-        let (sender, receiver) = oneshot::channel();
-        let mut room = self.room();
-        let number = room.next;
-        room.next += 1;
-        let waiter = Waiter { seat: number, wanted, hand: sender };
-        room.seats.entry(call.clone()).or_default().push(waiter);
-        drop(room);
-        Seat { awaited: self.clone(), call: call.clone(), number, hand: receiver }
+        let (sender, hand) = oneshot::channel();
+        Seat { _place: self.0.sit(call, Waiter { wanted, hand: sender }), hand }
     }
 
     /// Gives what is done, and written, to all who wait for it; each seat is used once.
     pub(crate) fn give(&self, call: &CallId, done: &DoneInput) {
-        let mut room = self.room();
-        let Some(waiters) = room.seats.get_mut(call) else { return };
-        for waiter in waiters.extract_if(.., |waiter| is_next(waiter.wanted, done)) {
+        for waiter in self.0.take(call, |waiter| is_next(waiter.wanted, done)) {
             // Whoever has left needs nothing.
             drop(waiter.hand.send(done.clone()));
-        }
-        if waiters.is_empty() {
-            room.seats.remove(call);
         }
     }
 }
@@ -80,17 +54,6 @@ impl Seat {
         match (&mut self.hand).await {
             Ok(done) => done,
             Err(_) => std::future::pending().await,
-        }
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut room = self.awaited.room();
-        let Some(waiters) = room.seats.get_mut(&self.call) else { return };
-        waiters.retain(|waiter| waiter.seat != self.number);
-        if waiters.is_empty() {
-            room.seats.remove(&self.call);
         }
     }
 }
@@ -129,6 +92,6 @@ mod tests {
         awaited.give(&call, &done(0, 2));
         assert_eq!(by_order.given().await.index, 0);
         drop((by_order, by_index));
-        assert!(awaited.room().seats.is_empty());
+        assert!(awaited.0.is_empty());
     }
 }

@@ -23,6 +23,7 @@ pub mod reconcile;
 pub mod reports;
 mod room;
 pub mod scheduler;
+mod seats;
 pub mod streamed;
 pub mod submission;
 mod unwritten;

@@ -1,14 +1,12 @@
 //! Containers that wait for inputs. An input that comes goes straight to one, in the transaction
 //! that keeps it; without that, the container would be woken, look, and take it in another.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
 use model::{FunctionId, TaskId};
 use store::inputs::Ready;
 use tokio::sync::oneshot;
 
 use crate::api::receipt::Receipt;
+use crate::seats::{self, Seats};
 
 /// An input for the container that waits, with the receipt of the answer that carries it.
 #[derive(Debug)]
@@ -21,21 +19,13 @@ pub struct Handed {
 
 /// Seats of waiting containers, by function. Who sat down last is served first, so that those that
 /// are not needed stay idle and go home.
-#[derive(Debug, Clone, Default)]
-pub struct Parked(Arc<Mutex<Room>>);
-
 #[derive(Debug, Default)]
-struct Room {
-    seats: HashMap<FunctionId, Vec<Waiter>>,
-    /// The number of the next seat.
-    next: u64,
-}
+pub struct Parked(Seats<FunctionId, Waiter>);
 
 /// Somebody who waits, as the one sees him who brings an input. Dropping it sends him away with
 /// nothing: he looks by himself then.
 #[derive(Debug)]
 pub(crate) struct Waiter {
-    seat: u64,
     pub(crate) task: TaskId,
     hand: oneshot::Sender<Handed>,
 }
@@ -50,51 +40,21 @@ impl Waiter {
 /// A seat, as he has it who waits. Leaving it gives it up.
 #[derive(Debug)]
 pub(crate) struct Seat {
-    parked: Parked,
-    function: FunctionId,
-    number: u64,
+    place: seats::Seat<FunctionId, Waiter>,
     hand: oneshot::Receiver<Handed>,
 }
 
 impl Parked {
-    fn room(&self) -> MutexGuard<'_, Room> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Sits down to wait for inputs of a function.
     pub(crate) fn sit(&self, function: &FunctionId, task: &TaskId) -> Seat {
-        let (sender, receiver) = oneshot::channel();
-        let mut room = self.room();
-        let number = room.next;
-        room.next += 1;
-        let waiter = Waiter { seat: number, task: task.clone(), hand: sender };
-        room.seats.entry(function.clone()).or_default().push(waiter);
-        drop(room);
-        Seat { parked: self.clone(), function: function.clone(), number, hand: receiver }
+        let (sender, hand) = oneshot::channel();
+        let waiter = Waiter { task: task.clone(), hand: sender };
+        Seat { place: self.0.sit(function, waiter), hand }
     }
 
     /// The one who sat down last.
     pub(crate) fn pop(&self, function: &FunctionId) -> Option<Waiter> {
-        let mut room = self.room();
-        let waiters = room.seats.get_mut(function)?;
-        let waiter = waiters.pop();
-        if waiters.is_empty() {
-            room.seats.remove(function);
-        }
-        waiter
-    }
-
-    /// Gives a seat up; `false` if it is taken out already.
-    fn remove(&self, function: &FunctionId, number: u64) -> bool {
-        let mut room = self.room();
-        let Some(waiters) = room.seats.get_mut(function) else { return false };
-        let before = waiters.len();
-        waiters.retain(|waiter| waiter.seat != number);
-        let removed = waiters.len() < before;
-        if waiters.is_empty() {
-            room.seats.remove(function);
-        }
-        removed
+        self.0.pop(function)
     }
 }
 
@@ -106,16 +66,10 @@ impl Seat {
 
     /// Gives the seat up. If somebody is about to bring an input, it is waited for.
     pub(crate) async fn leave(mut self) -> Option<Handed> {
-        if self.parked.remove(&self.function, self.number) {
+        if self.place.leave() {
             return None;
         }
         self.handed().await
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.parked.remove(&self.function, self.number);
     }
 }
 
@@ -137,6 +91,6 @@ mod tests {
         assert!(second.leave().await.is_none(), "nobody brings anything any more");
         assert!(first.leave().await.is_none());
         assert!(parked.pop(&function).is_none());
-        assert!(parked.room().seats.is_empty());
+        assert!(parked.0.is_empty());
     }
 }
