@@ -6,6 +6,7 @@ use model::{DictId, EnvironmentId, Time};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
+use crate::named::find_named;
 use crate::row::{id, int, time, time_opt};
 use crate::{Db, Result, Scope};
 
@@ -80,56 +81,7 @@ async fn new_content(db: &mut Db) -> Result<Content> {
     Ok(Content(done.last_insert_rowid()))
 }
 
-/// The dict of that id.
-pub async fn get(db: &mut Db, scope: &Scope, id: &DictId) -> Result<Option<Dict>> {
-    let row = sqlx::query("SELECT * FROM dicts WHERE id = $1 AND workspace_id = $2")
-        .bind(id.as_str())
-        .bind(scope.workspace.as_str())
-        .fetch_optional(db)
-        .await?;
-    row.as_ref().map(read).transpose()
-}
-
-/// The dict of that name.
-pub async fn by_name(
-    db: &mut Db,
-    scope: &Scope,
-    environment: &EnvironmentId,
-    name: &str,
-) -> Result<Option<Dict>> {
-    let sql = "SELECT * FROM dicts WHERE workspace_id = $1 AND environment_id = $2 AND name = $3";
-    let row = sqlx::query(sql)
-        .bind(scope.workspace.as_str())
-        .bind(environment.as_str())
-        .bind(name)
-        .fetch_optional(db)
-        .await?;
-    row.as_ref().map(read).transpose()
-}
-
-/// Named dicts of an environment that were made before `before`, newest first: `most` of them, and
-/// those that were made in the same moment as the last, so that a next page can begin there.
-pub async fn list(
-    db: &mut Db,
-    scope: &Scope,
-    environment: &EnvironmentId,
-    before: Time,
-    most: u32,
-) -> Result<Vec<Dict>> {
-    let sql = "SELECT * FROM dicts WHERE workspace_id = $1 AND environment_id = $2 \
-               AND name IS NOT NULL AND created_at < $3 AND created_at >= coalesce((SELECT \
-               created_at FROM dicts WHERE workspace_id = $1 AND environment_id = $2 AND name \
-               IS NOT NULL AND created_at < $3 ORDER BY created_at DESC LIMIT 1 OFFSET $4), 0) \
-               ORDER BY created_at DESC, name";
-    let rows = sqlx::query(sql)
-        .bind(scope.workspace.as_str())
-        .bind(environment.as_str())
-        .bind(int(before.0))
-        .bind(most.saturating_sub(1))
-        .fetch_all(db)
-        .await?;
-    rows.iter().map(read).collect()
-}
+find_named!("dict", "dicts", Dict, DictId);
 
 /// The dict has been heard of. One with a name needs no heartbeats; nothing changes.
 pub async fn beat(db: &mut Db, id: &DictId, now: Time) -> Result<()> {

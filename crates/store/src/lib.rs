@@ -24,6 +24,7 @@ pub mod tasks;
 pub mod tokens;
 
 mod link;
+mod named;
 mod row;
 
 use std::ops::{Deref, DerefMut};

@@ -7,6 +7,7 @@ use model::{EnvironmentId, QueueId, Time};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
+use crate::named::find_named;
 use crate::row::{id, int, time, time_opt};
 use crate::{Db, Result, Scope};
 
@@ -51,56 +52,7 @@ pub async fn insert(db: &mut Db, scope: &Scope, queue: &Queue) -> Result<()> {
     Ok(())
 }
 
-/// The queue of that id.
-pub async fn get(db: &mut Db, scope: &Scope, id: &QueueId) -> Result<Option<Queue>> {
-    let row = sqlx::query("SELECT * FROM queues WHERE id = $1 AND workspace_id = $2")
-        .bind(id.as_str())
-        .bind(scope.workspace.as_str())
-        .fetch_optional(db)
-        .await?;
-    row.as_ref().map(read).transpose()
-}
-
-/// The queue of that name.
-pub async fn by_name(
-    db: &mut Db,
-    scope: &Scope,
-    environment: &EnvironmentId,
-    name: &str,
-) -> Result<Option<Queue>> {
-    let sql = "SELECT * FROM queues WHERE workspace_id = $1 AND environment_id = $2 AND name = $3";
-    let row = sqlx::query(sql)
-        .bind(scope.workspace.as_str())
-        .bind(environment.as_str())
-        .bind(name)
-        .fetch_optional(db)
-        .await?;
-    row.as_ref().map(read).transpose()
-}
-
-/// Named queues of an environment that were made before `before`, newest first: `most` of them,
-/// and those that were made in the same moment as the last, so that a next page can begin there.
-pub async fn list(
-    db: &mut Db,
-    scope: &Scope,
-    environment: &EnvironmentId,
-    before: Time,
-    most: u32,
-) -> Result<Vec<Queue>> {
-    let sql = "SELECT * FROM queues WHERE workspace_id = $1 AND environment_id = $2 \
-               AND name IS NOT NULL AND created_at < $3 AND created_at >= coalesce((SELECT \
-               created_at FROM queues WHERE workspace_id = $1 AND environment_id = $2 AND name \
-               IS NOT NULL AND created_at < $3 ORDER BY created_at DESC LIMIT 1 OFFSET $4), 0) \
-               ORDER BY created_at DESC, name";
-    let rows = sqlx::query(sql)
-        .bind(scope.workspace.as_str())
-        .bind(environment.as_str())
-        .bind(int(before.0))
-        .bind(most.saturating_sub(1))
-        .fetch_all(db)
-        .await?;
-    rows.iter().map(read).collect()
-}
+find_named!("queue", "queues", Queue, QueueId);
 
 /// The queue has been heard of. One with a name needs no heartbeats; nothing changes.
 pub async fn beat(db: &mut Db, id: &QueueId, now: Time) -> Result<()> {

@@ -6,6 +6,7 @@ use model::{AppId, EnvironmentId, SecretId, Time};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
+use crate::named::find_named;
 use crate::row::{from_json, id, id_opt, int, json, time};
 use crate::{Db, Result, Scope};
 
@@ -68,56 +69,7 @@ pub async fn insert(db: &mut Db, scope: &Scope, secret: &Secret) -> Result<()> {
     Ok(())
 }
 
-/// The secret of that id.
-pub async fn get(db: &mut Db, scope: &Scope, id: &SecretId) -> Result<Option<Secret>> {
-    let row = sqlx::query("SELECT * FROM secrets WHERE id = $1 AND workspace_id = $2")
-        .bind(id.as_str())
-        .bind(scope.workspace.as_str())
-        .fetch_optional(db)
-        .await?;
-    row.as_ref().map(read).transpose()
-}
-
-/// The secret of that name.
-pub async fn by_name(
-    db: &mut Db,
-    scope: &Scope,
-    environment: &EnvironmentId,
-    name: &str,
-) -> Result<Option<Secret>> {
-    let sql = "SELECT * FROM secrets WHERE workspace_id = $1 AND environment_id = $2 AND name = $3";
-    let row = sqlx::query(sql)
-        .bind(scope.workspace.as_str())
-        .bind(environment.as_str())
-        .bind(name)
-        .fetch_optional(db)
-        .await?;
-    row.as_ref().map(read).transpose()
-}
-
-/// Named secrets of an environment that were made before `before`, newest first: `most` of them,
-/// and those that were made in the same moment as the last, so that a next page can begin there.
-pub async fn list(
-    db: &mut Db,
-    scope: &Scope,
-    environment: &EnvironmentId,
-    before: Time,
-    most: u32,
-) -> Result<Vec<Secret>> {
-    let sql = "SELECT * FROM secrets WHERE workspace_id = $1 AND environment_id = $2 \
-               AND name IS NOT NULL AND created_at < $3 AND created_at >= coalesce((SELECT \
-               created_at FROM secrets WHERE workspace_id = $1 AND environment_id = $2 AND name \
-               IS NOT NULL AND created_at < $3 ORDER BY created_at DESC LIMIT 1 OFFSET $4), 0) \
-               ORDER BY created_at DESC, name";
-    let rows = sqlx::query(sql)
-        .bind(scope.workspace.as_str())
-        .bind(environment.as_str())
-        .bind(int(before.0))
-        .bind(most.saturating_sub(1))
-        .fetch_all(db)
-        .await?;
-    rows.iter().map(read).collect()
-}
+find_named!("secret", "secrets", Secret, SecretId);
 
 /// Replaces the variables.
 pub async fn set_env(
