@@ -9,7 +9,8 @@ use std::rc::Rc;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 
-use super::{Failure, Refusal};
+use super::Refusal;
+use super::make::Failure;
 
 /// An open folder of the layer.
 #[derive(Clone, Debug)]

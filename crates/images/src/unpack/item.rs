@@ -9,6 +9,7 @@ use tar::EntryType;
 use super::extended::Extended;
 use super::{Refusal, show};
 use crate::limits::{ARCHIVE_PATH_BYTES_MAX, LAYER_DEPTH_MAX};
+use crate::stack::{name_of, parent_of};
 
 /// The entry that hides all that lower layers have in its folder.
 const OPAQUE: &[u8] = b".wh..wh..opq";
@@ -66,7 +67,7 @@ pub(super) fn read_item(
             }
         }
         let path = match &kind {
-            Kind::Opaque => parent(&path).to_vec(),
+            Kind::Opaque => parent_of(&path).to_vec(),
             _ => path,
         };
         let id = |id: u64| u32::try_from(id).unwrap_or(u32::MAX);
@@ -103,8 +104,8 @@ fn read_kind(
     size: u64,
     target: Option<Vec<u8>>,
 ) -> Result<Kind, Refusal> {
-    let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-    if parent(path).split(|byte| *byte == b'/').any(|part| part.starts_with(WHITEOUT)) {
+    let name = name_of(path);
+    if parent_of(path).split(|byte| *byte == b'/').any(|part| part.starts_with(WHITEOUT)) {
         return Err(Refusal::BelowWhiteout);
     }
     let kind = header.entry_type();
@@ -140,7 +141,7 @@ fn read_kind(
     match name.strip_prefix(WHITEOUT) {
         None => Ok(made),
         Some(_) if !matches!(made, Kind::File(0)) => Err(Refusal::WhiteoutType),
-        Some(_) if name == OPAQUE && parent(path).is_empty() => Err(Refusal::OpaqueRoot),
+        Some(_) if name == OPAQUE && parent_of(path).is_empty() => Err(Refusal::OpaqueRoot),
         Some(_) if name == OPAQUE => Ok(Kind::Opaque),
         Some(removed) if removed.starts_with(WHITEOUT) => Err(Refusal::Aufs),
         Some(b"" | b"." | b"..") => Err(Refusal::Whiteout(show(&name[WHITEOUT.len()..]))),
@@ -179,8 +180,4 @@ fn normalize(raw: &[u8]) -> Result<Vec<u8>, Refusal> {
         }
     }
     if depth > LAYER_DEPTH_MAX { Err(Refusal::Deep) } else { Ok(path) }
-}
-
-fn parent(path: &[u8]) -> &[u8] {
-    path.iter().rposition(|byte| *byte == b'/').map_or(&[], |cut| &path[..cut])
 }

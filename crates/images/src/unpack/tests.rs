@@ -188,11 +188,7 @@ fn what_images_have_becomes_what_it_says() {
 #[test]
 fn a_layer_has_a_largest_number_of_entries() {
     let folder = tempfile::tempdir().unwrap();
-    let mut unpacking = Unpacking {
-        folders: Folders::open(folder.path()).unwrap(),
-        contents: HashMap::new(),
-        entries: LAYER_ENTRIES_MAX,
-        buffer: Vec::new(),
-    };
+    let maker = Maker::new(folder.path()).unwrap();
+    let mut unpacking = Unpacking { maker, entries: LAYER_ENTRIES_MAX };
     assert!(matches!(unpacking.count(1), Err(UnpackError::TooMany)));
 }
