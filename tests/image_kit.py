@@ -41,9 +41,8 @@ def log_of(server, image_id: str) -> str:
 
 def images(server) -> list[dict]:
     """What `palisade image list` says, newest first."""
-    command = [str(serving.BINARY), "image", "list", "--json", "--data-dir", str(server.data_dir)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    listed = server.palisade("image", "list", "--json").stdout
+    return [json.loads(line) for line in listed.splitlines()]
 
 
 def layers(server) -> set[str]:

@@ -91,15 +91,8 @@ class Server:
         return self
 
     def _environment(self) -> dict[str, str]:
-        done = subprocess.run(
-            [str(BINARY), "env", "--data-dir", str(self.data_dir)],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=True,
-        )
         pairs = {}
-        for line in done.stdout.splitlines():
+        for line in self.palisade("env").stdout.splitlines():
             words = shlex.split(line, comments=True)
             if words[:1] == ["export"]:
                 pairs.update(word.split("=", 1) for word in words[1:])
@@ -169,6 +162,14 @@ class Server:
             text=True,
             timeout=timeout,
         )
+
+    def palisade(self, *words: object, check: bool = True):
+        """Runs a command of the binary on this server's data; returns as `run`, and fails if it
+        does, unless told not to."""
+        command = [str(BINARY), *map(str, words), "--data-dir", str(self.data_dir)]
+        done = self.run(*command, timeout=300)
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
 
 
 def _kill_later(process: subprocess.Popen, seconds: float) -> threading.Timer:

@@ -12,7 +12,7 @@ import pytest
 
 import serving
 from registry import Registry
-from serving import BINARY, MODAL, REPOSITORY
+from serving import MODAL, REPOSITORY
 
 pytestmark = pytest.mark.usefixtures("warm")
 
@@ -31,8 +31,7 @@ def registry(server, modal, tmp_path):
         image = image.run_commands(f"mkdir -p /more-{n} && {write}")
     image = image.build(app)
     exported = tmp_path / "exported"
-    command = [BINARY, "image", "export", exported, image.object_id, "--data-dir", server.data_dir]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    server.palisade("image", "export", exported, image.object_id)
     registry = Registry(tmp_path / "registry")
     yield registry.push(exported, "killed/python:3.11")
     registry.stop()
@@ -73,9 +72,7 @@ def test_a_build_goes_on_after_any_kill(registry, fresh_server):
         if kill % 5 == KILLS % 5 or kill == KILLS - 1:
             done = server.run(MODAL, "run", APP, timeout=180, **variables)
             assert "found (3, 20)" in done.stdout, (kill, done.stdout, done.stderr)
-    command = [BINARY, "image", "verify", "--json", "--data-dir", server.data_dir]
-    verified = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert verified.returncode == 0, verified.stdout + verified.stderr
+    verified = server.palisade("image", "verify", "--json")
     print(f"{KILLS} kills, layers:", json.loads(verified.stdout))
     assert server.stop() == 0, server.last_words()
     assert not left_in_kernel(server)

@@ -9,19 +9,13 @@ import uuid
 
 import pytest
 
-from serving import BINARY, MODAL
+from image_kit import images
+from serving import MODAL
 
 pytestmark = pytest.mark.usefixtures("warm")
 
 # A package of Debian's Python 3.11 has pip; the tests' own environment has it for sure.
 PIP = [sys.executable, "-m", "pip"]
-
-
-def palisade(server, *words: str, check=True):
-    command = [str(BINARY), *words, "--data-dir", str(server.data_dir)]
-    done = subprocess.run([*server.prefix, *command], capture_output=True, text=True, timeout=300)
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
 
 
 @pytest.fixture
@@ -46,22 +40,21 @@ def wheels(tmp_path_factory):
 def test_a_machine_that_reaches_nothing_runs_functions(
     server, fresh_server, nowhere, wheels, tmp_path
 ):
-    listed = palisade(server, "image", "list", "--json").stdout.splitlines()
-    images = [image for image in map(json.loads, listed) if image["state"] == "ready"]
-    slim = next(i["id"] for i in images if any("debconf" in line for line in i["commands"]))
+    ready = [image for image in images(server) if image["state"] == "ready"]
+    slim = next(i["id"] for i in ready if any("debconf" in line for line in i["commands"]))
     exported = tmp_path / "exported"
-    palisade(server, "image", "export", str(exported), slim)
-    again = palisade(server, "image", "export", str(exported), slim, check=False)
+    server.palisade("image", "export", exported, slim)
+    again = server.palisade("image", "export", exported, slim, check=False)
     assert again.returncode != 0 and "is there already" in again.stderr
 
     offline = fresh_server(images=False, prefix=nowhere, start=False)
     # Without a server the command does it itself; with one, the server does.
-    done = palisade(offline, "image", "import", str(exported), "--steps")
+    done = offline.palisade("image", "import", exported, "--steps")
     assert "palisade.local/exported:" in done.stdout, done.stdout
     offline.start()
-    done = palisade(offline, "client", "import", str(wheels), "--json")
+    done = offline.palisade("client", "import", wheels, "--json")
     assert json.loads(done.stdout)["wheels"] > 10
-    done = palisade(offline, "client", "import", str(exported), check=False)
+    done = offline.palisade("client", "import", exported, check=False)
     assert done.returncode != 0 and "pip download" in done.stderr
 
     done = offline.run(MODAL, "run", "examples/restricted.py", timeout=600)
@@ -109,18 +102,17 @@ with app.run():
     for line in running.stdout:
         if "running" in line:
             break
-    pruned = json.loads(palisade(server, "image", "prune", "--keep", "0", "--json").stdout)
+    pruned = json.loads(server.palisade("image", "prune", "--keep", "0", "--json").stdout)
     assert pruned["layers"] >= 1 and pruned["images"] >= 1 and pruned["left_bytes"] > 0
-    again = json.loads(palisade(server, "image", "prune", "--keep", "0", "--json").stdout)
+    again = json.loads(server.palisade("image", "prune", "--keep", "0", "--json").stdout)
     assert again["layers"] == 0, "what is used stays"
     output, _ = running.communicate("\n", timeout=60)
     assert f"('{mark}', True)" in output, output
     # What went is made again.
     done = server.run(sys.executable, "-c", unused)
     assert done.returncode == 0, done.stderr
-    lines = palisade(server, "image", "list", "--json").stdout.splitlines()
-    listed = [json.loads(line) for line in lines]
+    listed = images(server)
     states = [i["state"] for i in listed if any("/unused" in line for line in i["commands"])]
     assert states == ["ready", "failed"], listed
-    wrong = palisade(server, "image", "prune", "--keep", "5GB", check=False)
+    wrong = server.palisade("image", "prune", "--keep", "5GB", check=False)
     assert wrong.returncode != 0 and "20GiB" in wrong.stderr

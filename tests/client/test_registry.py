@@ -1,7 +1,6 @@
 """Images from a real registry: open, with a password, behind a mirror; and what cannot be had."""
 
 import shutil
-import subprocess
 import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +9,7 @@ import pytest
 
 import serving
 from registry import PASSWORD, USER, Registry, layout
-from serving import BINARY, MODAL
+from serving import MODAL
 
 pytestmark = pytest.mark.usefixtures("warm")
 
@@ -21,8 +20,7 @@ def exported(server, modal, tmp_path_factory):
     app = modal.App.lookup("export", create_if_missing=True)
     image = modal.Image.from_registry("python:3.11-slim-bookworm").build(app)
     folder = tmp_path_factory.mktemp("export") / "python"
-    command = [BINARY, "image", "export", folder, image.object_id, "--data-dir", server.data_dir]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    server.palisade("image", "export", folder, image.object_id)
     return folder
 
 
