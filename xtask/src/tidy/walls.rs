@@ -13,8 +13,10 @@ const WALLS: &[(&str, &[&str])] = &[
     ("store", &["model"]),
     ("jail", &[]),
     ("images", &["model", "blobs"]),
+    ("fstools", &[]),
+    ("fstools-embedded", &["fstools"]),
     ("plane", &["model", "wire", "blobs", "store"]),
-    ("worker", &["model", "wire", "blobs", "jail", "images"]),
+    ("worker", &["model", "wire", "blobs", "jail", "images", "fstools-embedded"]),
     ("gateway", &["model", "blobs", "plane"]),
     (
         "palisade",

@@ -1,0 +1,8 @@
+//! The file tool as sandboxes have it: the program that this crate carries, in processes. For root.
+#![allow(clippy::unwrap_used, reason = "a test ends by panicking")]
+
+mod files;
+mod folders;
+mod info;
+mod tool;
+mod watch;
