@@ -16,6 +16,7 @@ mod caps;
 mod cgroup;
 mod child;
 pub mod disk;
+mod exec;
 pub mod host;
 pub mod limits;
 mod listen;
@@ -27,18 +28,21 @@ mod root;
 pub mod seccomp;
 mod setup;
 mod spawn;
+mod stdio;
 mod sweep;
 mod sys;
 
 pub use caps::KEPT as CAPABILITIES;
 pub use cgroup::{Error as CgroupError, Usage};
 pub use child::{Child, Ended, Error as ChildError, Exit};
+pub use exec::{Error as ExecError, Exec, ExecIo};
 pub use listen::{Error as ListenError, listen_inside};
 pub use overlay::{Error as OverlayError, overlay};
 pub use plan::{Bind, BindIds, IdRange, InlineFile, Limits, Plan, Process, Refused, Tmpfs};
 pub use root::{Entry, Error as RootError, Facts, Kind, Root};
 pub use setup::{child_main, is_child};
-pub use spawn::{Error, Prepared, Stdio, prepare, prepare_with};
+pub use spawn::{Error, Prepared, prepare, prepare_with};
+pub use stdio::Stdio;
 pub use sweep::{Swept, remove_parents, sweep};
 
 /// The source that every mount of ours names: it tells in a list of mounts whose they are.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::layout::Layout;
 use crate::limits::KILL_MS_MAX;
-use crate::plan::Limits;
+use crate::plan::{Limits, Plan};
 
 /// Why a control group could not be made, read or removed.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +40,15 @@ pub enum Error {
     /// A file could not be read.
     #[error("reading {path}: {source}")]
     Read { path: PathBuf, source: io::Error },
+    /// Further programs need groups of their own.
+    #[error(
+        "`takes_execs` cannot be kept: this host has no control groups of version 2; mount them \
+         (mount -t cgroup2 none /sys/fs/cgroup/unified)"
+    )]
+    Execs,
+    /// The container's root could not be let into a group of its own container.
+    #[error("giving the control group {path} to the container: {source}")]
+    Give { path: PathBuf, source: io::Error },
     /// The processes could not be ended.
     #[error("ending the processes of the control group {path}: {source}")]
     Kill { path: PathBuf, source: io::Error },
@@ -192,6 +201,25 @@ impl Group {
         Ok(Some(file.into()))
     }
 
+    /// Lets the container's first process put programs into groups below this one, if the plan
+    /// says that it takes some: the kernel asks for the right to write to the members of the
+    /// group above both. Nothing inside can use it in another way, as the tree is mounted
+    /// read-only there.
+    ///
+    /// # Errors
+    /// [`Error::Execs`] without v2's tree.
+    pub(crate) fn give_execs(&self, plan: &Plan) -> Result<(), Error> {
+        if !plan.takes_execs {
+            return Ok(());
+        }
+        give_members(self.v2_path()?, plan.ids.first)
+    }
+
+    /// The directory in v2's tree.
+    pub(super) fn v2_path(&self) -> Result<&Path, Error> {
+        self.v2.as_deref().ok_or(Error::Execs)
+    }
+
     /// The files of v1's trees to which the pid of a new member is written.
     pub(crate) fn v1_members(&self) -> Result<Vec<OwnedFd>, Error> {
         let open = |path: &PathBuf| {
@@ -248,7 +276,11 @@ impl Group {
     /// # Errors
     /// When they do not become empty within [`KILL_MS_MAX`].
     pub(crate) fn remove(&self) -> Result<(), Error> {
-        self.directories().try_for_each(empty_and_remove)
+        self.directories().try_for_each(|path| {
+            let mut below = vec![];
+            collect(path, &mut below);
+            below.iter().map(PathBuf::as_path).chain([path]).try_for_each(empty_and_remove)
+        })
     }
 }
 
@@ -258,6 +290,13 @@ impl Place {
             Self::V1(path) | Self::V2(path) => path,
         }
     }
+}
+
+/// Makes `owner` the owner of the list of members of the group at `path`.
+pub(super) fn give_members(path: &Path, owner: u32) -> Result<(), Error> {
+    let path = path.join("cgroup.procs");
+    std::os::unix::fs::chown(&path, Some(owner), None)
+        .map_err(|source| Error::Give { path, source })
 }
 
 /// Makes `parent` in every tree, with v2's controllers switched on for what is below.
@@ -327,7 +366,7 @@ pub(crate) fn empty_and_remove(path: &Path) -> Result<(), Error> {
 }
 
 /// cgroup.kill, since 5.14, in v2's tree only.
-fn kill_all(path: &Path) -> io::Result<()> {
+pub(super) fn kill_all(path: &Path) -> io::Result<()> {
     let mut options = fs::OpenOptions::new();
     let mut file = options.write(true).open(path.join("cgroup.kill"))?;
     io::Write::write_all(&mut file, b"1")

@@ -1,6 +1,7 @@
 //! Real containers, looked at from inside. Needs root, /bin/busybox (static) and a C compiler.
 #![allow(clippy::unwrap_used, reason = "a test ends by panicking")]
 
+mod execs;
 mod fallbacks;
 mod folders;
 mod ground;
