@@ -131,11 +131,12 @@ fn a_whole_tree_is_killed_and_no_other() {
     let (hidden, other) = (sleep(20), sleep(21));
     let neighbour = exec(&child, &script(&other)).unwrap();
     let text = format!(
-        "trap '' TERM INT HUP; setsid {hidden} & (setsid sh -c '{hidden} &' &); echo up; \
+        "trap '' TERM INT HUP; setsid {hidden} & (setsid sh -c '{hidden} &' &); echo > /tmp/up; \
          while true; do {hidden}; done"
     );
     let tree = exec(&child, &script(&text)).unwrap();
-    wait_until("the tree is there", || is_running(&hidden));
+    wait_until("the tree is there", || ground.path("scratch/upper/tmp/up").exists());
+    assert!(is_running(&hidden));
     tree.exec.signal(libc::SIGTERM).unwrap();
     std::thread::sleep(Duration::from_millis(100));
     assert_eq!(tree.exec.try_wait().unwrap(), None);
@@ -167,11 +168,11 @@ fn what_it_started_outlives_it() {
     let ground = Ground::new();
     let child = ground.hold();
     let sleep = sleep(22);
-    let text = format!("{sleep} > /dev/null 2>&1 < /dev/null & echo done");
+    let text = format!("{sleep} > /dev/null 2>&1 < /dev/null & echo $! > /tmp/pid; echo done");
     assert_eq!(say(&child, &text), "done");
     assert!(is_running(&sleep));
     assert_eq!(groups_of(&child).len(), 1);
-    say(&child, "pkill sleep; while pgrep sleep; do sleep 0.01; done");
+    say(&child, "kill $(cat /tmp/pid)");
     wait_until("it is gone", || !is_running(&sleep));
     say(&child, "true");
     // The group goes when the next one starts.
