@@ -113,6 +113,24 @@ impl Child {
         self.life.kill()
     }
 
+    /// Stops every process of the container until [`Self::thaw`], without their noticing; returns
+    /// when all stand still. Nothing can be started in it meanwhile, but it can be ended. Blocks.
+    ///
+    /// # Errors
+    /// When some process is in the middle of a call that does not end within
+    /// [`crate::limits::FREEZE_MS_MAX`]: then all go on.
+    pub fn freeze(&self) -> Result<(), Error> {
+        Ok(self.life.group.freeze()?)
+    }
+
+    /// Lets a frozen container go on. Blocks until it does.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn thaw(&self) -> Result<(), Error> {
+        Ok(self.life.group.thaw()?)
+    }
+
     /// What it uses now.
     ///
     /// # Errors

@@ -22,6 +22,10 @@ pub const EXEC_MS_MAX: u64 = 30_000;
 pub const LEFTOVERS_TRIED_MAX: usize = 16;
 /// Milliseconds until a container must be prepared, and until its program must have started.
 pub const PREPARE_MS_MAX: u64 = 30_000;
+/// Milliseconds until all processes of a container must be frozen, or go on again.
+pub const FREEZE_MS_MAX: u64 = 5_000;
+/// Milliseconds until a tree must lie in a running container, or be taken out of it.
+pub const ATTACH_MS_MAX: u64 = 10_000;
 /// Milliseconds until a killed tree must be gone.
 pub const KILL_MS_MAX: u64 = 30_000;
 /// Retries of a path lookup that raced with a rename.

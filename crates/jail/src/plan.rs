@@ -270,12 +270,12 @@ fn name(field: &'static str, text: &str, also: &[u8], max: usize) -> Result<(), 
     ensure(good, field, format!("is not usable as a name: {text:?}"))
 }
 
-fn host_path(field: &'static str, path: &Path) -> Result<(), Refused> {
+pub(crate) fn host_path(field: &'static str, path: &Path) -> Result<(), Refused> {
     let good = path.is_absolute() && path.to_str().is_some_and(|text| !text.contains('\0'));
     ensure(good, field, format!("is no absolute path of UTF-8 text: {}", path.display()))
 }
 
-fn inside(field: &'static str, path: &Path) -> Result<(), Refused> {
+pub(crate) fn inside(field: &'static str, path: &Path) -> Result<(), Refused> {
     ensure(path != Path::new("/"), field, "has the whole root as target")?;
     inside_or_top(field, path)
 }

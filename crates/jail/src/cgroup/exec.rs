@@ -20,7 +20,7 @@ impl ExecGroup {
     /// # Errors
     /// The kernel's; nothing is left behind.
     pub(crate) fn create(container: &Group, number: u64, owner: u32) -> Result<Self, Error> {
-        let path = container.v2_path()?.join(format!("exec-{number}"));
+        let path = container.v2_path("`takes_execs`")?.join(format!("exec-{number}"));
         fs::create_dir(&path).map_err(|source| Error::Make { path: path.clone(), source })?;
         let group = Self { path };
         if let Err(error) = give_members(&group.path, owner) {

@@ -40,15 +40,18 @@ pub enum Error {
     /// A file could not be read.
     #[error("reading {path}: {source}")]
     Read { path: PathBuf, source: io::Error },
-    /// Further programs need groups of their own.
+    /// What only v2's tree can do.
     #[error(
-        "`takes_execs` cannot be kept: this host has no control groups of version 2; mount them \
-         (mount -t cgroup2 none /sys/fs/cgroup/unified)"
+        "{0} needs control groups of version 2, which this host does not have: mount them, e.g. \
+         with `mount -t cgroup2 none /sys/fs/cgroup/unified`"
     )]
-    Execs,
+    NoV2(&'static str),
     /// The container's root could not be let into a group of its own container.
     #[error("giving the control group {path} to the container: {source}")]
     Give { path: PathBuf, source: io::Error },
+    /// It did not freeze or thaw.
+    #[error("{action} the processes of the control group {path}: {source}")]
+    Freeze { action: &'static str, path: PathBuf, source: io::Error },
     /// The processes could not be ended.
     #[error("ending the processes of the control group {path}: {source}")]
     Kill { path: PathBuf, source: io::Error },
@@ -207,17 +210,17 @@ impl Group {
     /// read-only there.
     ///
     /// # Errors
-    /// [`Error::Execs`] without v2's tree.
+    /// [`Error::NoV2`] without v2's tree.
     pub(crate) fn give_execs(&self, plan: &Plan) -> Result<(), Error> {
         if !plan.takes_execs {
             return Ok(());
         }
-        give_members(self.v2_path()?, plan.ids.first)
+        give_members(self.v2_path("`takes_execs`")?, plan.ids.first)
     }
 
-    /// The directory in v2's tree.
-    pub(super) fn v2_path(&self) -> Result<&Path, Error> {
-        self.v2.as_deref().ok_or(Error::Execs)
+    /// The directory in v2's tree, which `what` needs.
+    pub(super) fn v2_path(&self, what: &'static str) -> Result<&Path, Error> {
+        self.v2.as_deref().ok_or(Error::NoV2(what))
     }
 
     /// The files of v1's trees to which the pid of a new member is written.
@@ -276,11 +279,7 @@ impl Group {
     /// # Errors
     /// When they do not become empty within [`KILL_MS_MAX`].
     pub(crate) fn remove(&self) -> Result<(), Error> {
-        self.directories().try_for_each(|path| {
-            let mut below = vec![];
-            collect(path, &mut below);
-            below.iter().map(PathBuf::as_path).chain([path]).try_for_each(empty_and_remove)
-        })
+        self.directories().try_for_each(remove_tree)
     }
 }
 
@@ -342,6 +341,15 @@ fn collect(top: &Path, found: &mut Vec<PathBuf>) {
             found.push(entry.path());
         }
     }
+}
+
+/// Kills what is in the group at `path` and those below it and removes all of them.
+pub(crate) fn remove_tree(path: &Path) -> Result<(), Error> {
+    // All at once where that is possible: else something could go on while it is looked for.
+    let _ = kill_all(path);
+    let mut below = vec![];
+    collect(path, &mut below);
+    below.iter().map(PathBuf::as_path).chain([path]).try_for_each(empty_and_remove)
 }
 
 /// Kills what is in the group at `path` and removes its directory, in whichever tree it lies.

@@ -133,7 +133,7 @@ impl Ground {
 
 impl Drop for Ground {
     fn drop(&mut self) {
-        let _ = jail::sweep(&self.parent);
+        let _ = jail::sweep(&self.parent, &[]);
         for path in groups(&self.parent) {
             let _ = fs::remove_dir(path);
         }

@@ -24,7 +24,7 @@ pub(crate) fn sleep(number: u32) -> String {
     format!("sleep {}", std::process::id() * 10 + number)
 }
 
-pub(crate) fn wait_until(what: &str, holds: impl Fn() -> bool) {
+pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !holds() {
         assert!(Instant::now() < deadline, "not in time: {what}");
@@ -307,9 +307,9 @@ fn a_container_ends_with_a_killed_caller() {
     kill_caller(&ground, &sleep, true);
     wait_until("the container ended", || !is_running(&sleep));
     // What is left is empty groups.
-    assert!(!jail::sweep(&ground.parent).unwrap().groups.is_empty());
+    assert!(!jail::sweep(&ground.parent, &[]).unwrap().groups.is_empty());
     leaves_nothing(&ground);
-    assert!(jail::sweep(&ground.parent).unwrap().groups.is_empty());
+    assert!(jail::sweep(&ground.parent, &[]).unwrap().groups.is_empty());
 }
 
 #[test]
@@ -319,7 +319,7 @@ fn a_container_that_outlives_its_caller_is_swept() {
     kill_caller(&ground, &sleep, false);
     std::thread::sleep(Duration::from_millis(200));
     assert!(is_running(&sleep));
-    assert!(!jail::sweep(&ground.parent).unwrap().groups.is_empty());
+    assert!(!jail::sweep(&ground.parent, &[]).unwrap().groups.is_empty());
     assert!(!is_running(&sleep));
     leaves_nothing(&ground);
 }
