@@ -2,13 +2,16 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use crate::cgroup::{self, Group, Usage};
-use crate::limits::KILL_MS_MAX;
+use crate::exec::Leftovers;
+use crate::limits::{EXEC_MS_MAX, KILL_MS_MAX};
 use crate::message::{self, News, Order};
+use crate::plan::{IdRange, Plan};
 
 /// Why a running container did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +53,7 @@ pub struct Ended {
 /// A container whose program was started. Dropping it ends everything in it.
 #[derive(Debug)]
 pub struct Child {
-    life: Life,
+    pub(crate) life: Life,
 }
 
 impl Child {
@@ -91,7 +94,8 @@ impl Child {
     /// # Errors
     /// When the container's first process is too busy to take it.
     pub fn signal(&self, signal: i32) -> Result<(), Error> {
-        match message::send(&self.life.control, &Order::Signal(signal), &[]) {
+        let deadline = Instant::now() + Duration::from_millis(EXEC_MS_MAX);
+        match message::send_until(&self.life.control, &Order::Signal(signal), &[], deadline) {
             Err(error) if is_gone(&error) => Ok(()),
             sent => sent.map_err(|source| Error::Signal {
                 name: self.life.name.clone(),
@@ -107,6 +111,24 @@ impl Child {
     /// The kernel's.
     pub fn kill(&self) -> Result<(), Error> {
         self.life.kill()
+    }
+
+    /// Stops every process of the container until [`Self::thaw`], without their noticing; returns
+    /// when all stand still. Nothing can be started in it meanwhile, but it can be ended. Blocks.
+    ///
+    /// # Errors
+    /// When some process is in the middle of a call that does not end within
+    /// [`crate::limits::FREEZE_MS_MAX`]: then all go on.
+    pub fn freeze(&self) -> Result<(), Error> {
+        Ok(self.life.group.freeze()?)
+    }
+
+    /// Lets a frozen container go on. Blocks until it does.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn thaw(&self) -> Result<(), Error> {
+        Ok(self.life.group.thaw()?)
     }
 
     /// What it uses now.
@@ -141,20 +163,38 @@ pub(crate) struct Life {
     pub(crate) pid: i32,
     pub(crate) pidfd: OwnedFd,
     pub(crate) control: OwnedFd,
-    group: Group,
+    pub(crate) group: Group,
+    pub(crate) ids: IdRange,
+    pub(crate) takes_execs: bool,
+    /// Control groups of further programs.
+    pub(crate) leftovers: Arc<Leftovers>,
     exit: Option<Exit>,
     done: bool,
 }
 
 impl Life {
     pub(crate) fn new(
-        name: String,
+        plan: &Plan,
         pid: i32,
         pidfd: OwnedFd,
         control: OwnedFd,
         group: Group,
     ) -> Self {
-        Self { name, pid, pidfd, control, group, exit: None, done: false }
+        let leftovers = Arc::default();
+        let Plan { name, ids, takes_execs, .. } = plan;
+        let (name, ids, takes_execs) = (name.clone(), *ids, *takes_execs);
+        Self {
+            name,
+            pid,
+            pidfd,
+            control,
+            group,
+            ids,
+            takes_execs,
+            leftovers,
+            exit: None,
+            done: false,
+        }
     }
 
     fn wait(&mut self, options: WaitIdOptions) -> Result<Option<Exit>, Error> {
@@ -223,6 +263,6 @@ impl Drop for Life {
     }
 }
 
-fn is_gone(error: &io::Error) -> bool {
+pub(crate) fn is_gone(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }

@@ -140,7 +140,7 @@ pub fn try_container(
     }
     let begin = Instant::now();
     let plan = trial(name.clone(), &folder.join(&name), cgroup_parent, ids);
-    let stdio = crate::spawn::Stdio::null()
+    let stdio = crate::Stdio::null()
         .map_err(|source| crate::root::Error::Open { path: "/dev/null".into(), source })?;
     let tried = crate::spawn::prepare_with(exe, &plan, stdio).map(|_| begin.elapsed());
     root.remove_all(name.as_ref())?;
@@ -205,14 +205,15 @@ fn trial(name: String, folder: &Path, cgroup_parent: &str, ids: IdRange) -> Plan
             open_files: 64,
             file_size_bytes: None,
         },
-        process: Process {
+        process: Some(Process {
             argv: vec!["nothing".into()],
             env: vec![],
             cwd: PathBuf::from("/"),
             uid: 0,
             gid: 0,
             groups: vec![],
-        },
+        }),
+        takes_execs: false,
         end_with_caller: true,
     }
 }

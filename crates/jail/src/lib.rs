@@ -12,13 +12,15 @@
 //! because [`prepare`] executes the binary once more to build a container in a process without
 //! threads.
 
+mod attach;
 mod caps;
 mod cgroup;
 mod child;
 pub mod disk;
+mod exec;
 pub mod host;
+mod inside;
 pub mod limits;
-mod listen;
 mod message;
 pub mod network;
 mod overlay;
@@ -27,19 +29,23 @@ mod root;
 pub mod seccomp;
 mod setup;
 mod spawn;
+mod stdio;
 mod sweep;
 mod sys;
 
+pub use attach::{Error as AttachError, Tree, Writable, attach, detach};
 pub use caps::KEPT as CAPABILITIES;
 pub use cgroup::{Error as CgroupError, Usage};
 pub use child::{Child, Ended, Error as ChildError, Exit};
-pub use listen::{Error as ListenError, listen_inside};
+pub use exec::{Error as ExecError, Exec, ExecIo};
+pub use inside::{Error as ListenError, connect_inside, listen_inside};
 pub use overlay::{Error as OverlayError, overlay};
 pub use plan::{Bind, BindIds, IdRange, InlineFile, Limits, Plan, Process, Refused, Tmpfs};
 pub use root::{Entry, Error as RootError, Facts, Kind, Root};
 pub use setup::{child_main, is_child};
-pub use spawn::{Error, Prepared, Stdio, prepare, prepare_with};
-pub use sweep::{Swept, remove_parents, sweep};
+pub use spawn::{Error, Prepared, prepare, prepare_with};
+pub use stdio::Stdio;
+pub use sweep::{Swept, end_named, remove_parents, sweep};
 
 /// The source that every mount of ours names: it tells in a list of mounts whose they are.
 const MOUNT_SOURCE: &str = "palisade";

@@ -13,8 +13,19 @@ pub const FILE_BYTES_MAX: usize = 1 << 20;
 pub const PLAN_BYTES_MAX: usize = 16 << 20;
 /// Bytes of one message between the caller and a container's first process.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 10;
+/// Bytes of a program with its arguments and environment as it travels to a running container;
+/// the kernel takes no more than 6 MiB of them.
+pub const PROCESS_BYTES_MAX: usize = 8 << 20;
+/// Milliseconds until a further program must have started in a container.
+pub const EXEC_MS_MAX: u64 = 30_000;
+/// Left-over groups of ended programs whose removal is tried when a further one is started.
+pub const LEFTOVERS_TRIED_MAX: usize = 16;
 /// Milliseconds until a container must be prepared, and until its program must have started.
 pub const PREPARE_MS_MAX: u64 = 30_000;
+/// Milliseconds until all processes of a container must be frozen, or go on again.
+pub const FREEZE_MS_MAX: u64 = 5_000;
+/// Milliseconds until a tree must lie in a running container, or be taken out of it.
+pub const ATTACH_MS_MAX: u64 = 10_000;
 /// Milliseconds until a killed tree must be gone.
 pub const KILL_MS_MAX: u64 = 30_000;
 /// Retries of a path lookup that raced with a rename.

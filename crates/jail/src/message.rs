@@ -1,7 +1,8 @@
 //! Messages between the caller, the process that builds a container and its first process: JSON
 //! with descriptors beside it, over socket pairs that keep message borders.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -26,6 +27,41 @@ pub(crate) enum Order {
     Start,
     /// Send a signal to the program.
     Signal(i32),
+    /// Run a further program. The descriptors are the socket for [`ExecNews`] of the first
+    /// process, the one for those of the program to be, the program as text, its control group
+    /// and, without `terminal`, its stdin, stdout, stderr.
+    Exec { terminal: Option<Size> },
+}
+
+/// Size of a terminal in characters.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Size {
+    pub(crate) rows: u16,
+    pub(crate) columns: u16,
+}
+
+/// About a further program, on sockets of its own.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum ExecNews {
+    /// Its process exists; the descriptors are its pidfd and, if it has one, its terminal.
+    Forked,
+    /// It could not be executed, and why.
+    NotExecuted { failure: Failure, text: String },
+    /// It ended with this exit code or by this signal.
+    Ended { code: Option<i32>, signal: Option<i32> },
+}
+
+/// What kept a program from being executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Failure {
+    /// There is no such program.
+    NotFound,
+    /// It is there, but cannot be executed.
+    NotExecutable,
+    /// Its working folder cannot be entered.
+    NoFolder,
+    /// Something else.
+    Other,
 }
 
 /// From a container's processes to the caller.
@@ -63,6 +99,26 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
 }
 
+/// A file in memory that holds `text`: for what is too long for a message.
+pub(crate) fn in_memory(name: &str, text: &[u8]) -> io::Result<OwnedFd> {
+    let mut file = File::from(rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC)?);
+    file.write_all(text)?;
+    Ok(file.into())
+}
+
+/// Reads such a file from its start, wherever the offset that is shared with the writer stands.
+pub(crate) fn read_memory<T: DeserializeOwned>(file: &OwnedFd) -> io::Result<T> {
+    let size = usize::try_from(rustix::fs::fstat(file)?.st_size).map_err(io::Error::other)?;
+    let (mut text, mut at) = (vec![0; size], 0);
+    while at < size {
+        match rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut text[at..], at as u64))? {
+            0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+            count => at += count,
+        }
+    }
+    Ok(serde_json::from_slice(&text)?)
+}
+
 /// Sends one message.
 ///
 /// # Errors
@@ -71,6 +127,15 @@ pub(crate) fn send<T: Serialize>(
     socket: impl AsFd,
     message: &T,
     descriptors: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    send_now(socket, message, descriptors, SendFlags::empty())
+}
+
+fn send_now<T: Serialize>(
+    socket: impl AsFd,
+    message: &T,
+    descriptors: &[BorrowedFd<'_>],
+    flags: SendFlags,
 ) -> io::Result<()> {
     let bytes = serde_json::to_vec(message)?;
     if bytes.len() > MESSAGE_BYTES_MAX || descriptors.len() > DESCRIPTORS_MAX {
@@ -81,9 +146,31 @@ pub(crate) fn send<T: Serialize>(
     if !descriptors.is_empty() {
         control.push(SendAncillaryMessage::ScmRights(descriptors));
     }
-    let flags = SendFlags::NOSIGNAL;
+    let flags = flags | SendFlags::NOSIGNAL;
     rustix::io::retry_on_intr(|| sendmsg(&socket, &[IoSlice::new(&bytes)], &mut control, flags))?;
     Ok(())
+}
+
+/// [`send`], but waits for room no longer than until `deadline`: the other end may be frozen.
+///
+/// # Errors
+/// `TimedOut`, and as [`send`].
+pub(crate) fn send_until<T: Serialize>(
+    socket: impl AsFd,
+    message: &T,
+    descriptors: &[BorrowedFd<'_>],
+    deadline: Instant,
+) -> io::Result<()> {
+    loop {
+        match send_now(&socket, message, descriptors, SendFlags::DONTWAIT) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            sent => return sent,
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if !is_ready(&socket, PollFlags::OUT, left)? {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "it takes no messages"));
+        }
+    }
 }
 
 /// Receives one message; waits for it.
@@ -127,7 +214,11 @@ pub(crate) fn receive_until<T: DeserializeOwned>(
 
 /// Whether there is something to receive, or the other end is gone, within `time`.
 pub(crate) fn ready(socket: impl AsFd, time: Duration) -> io::Result<bool> {
-    let mut wanted = [PollFd::new(&socket, PollFlags::IN)];
+    is_ready(socket, PollFlags::IN, time)
+}
+
+fn is_ready(socket: impl AsFd, events: PollFlags, time: Duration) -> io::Result<bool> {
+    let mut wanted = [PollFd::new(&socket, events)];
     let time = Timespec::try_from(time).map_err(io::Error::other)?;
     let count = rustix::io::retry_on_intr(|| poll(&mut wanted, Some(&time)))?;
     Ok(count > 0)

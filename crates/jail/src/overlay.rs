@@ -1,4 +1,5 @@
-//! The writable root: an overlay of read-only layers and one folder that takes the changes.
+//! The writable root: an overlay of read-only layers and one folder that takes the changes; and
+//! trees without such a folder.
 //!
 //! Layers are first cloned as mounts of their own, which can map ids, and attached under short
 //! names to a small tmpfs in a private mount namespace; the overlay's options name them from
@@ -35,8 +36,8 @@ pub enum Error {
     #[error("making a place for the layers: {0}")]
     Stage(#[source] io::Error),
     /// The kernel refused the overlay.
-    #[error("mounting an overlay of {layers} layers on {upper}: {source}")]
-    Mount { layers: usize, upper: PathBuf, source: io::Error },
+    #[error("mounting an overlay of {layers} layers {at}: {source}")]
+    Mount { layers: usize, at: String, source: io::Error },
     /// The kernel made it read-only, which it says only in its log.
     #[error("the overlay on {0} is read-only: its file system lacks what an upper folder needs")]
     ReadOnly(PathBuf),
@@ -53,7 +54,14 @@ pub(crate) struct Mapping<'a> {
 #[derive(Debug)]
 pub(crate) struct Sources {
     layers: Vec<(PathBuf, OwnedFd)>,
-    scratch: (PathBuf, OwnedFd),
+    scratch: Option<Scratch>,
+}
+
+/// The folder that takes changes: `upper` and `work` are names in it.
+#[derive(Debug)]
+struct Scratch {
+    path: PathBuf,
+    tree: OwnedFd,
     upper: PathBuf,
     work: PathBuf,
 }
@@ -61,20 +69,16 @@ pub(crate) struct Sources {
 impl Sources {
     /// Clones the mounts of all folders.
     pub(crate) fn open(layers: &[PathBuf], upper: &Path, work: &Path) -> Result<Self, Error> {
-        let apart = || Error::Apart(upper.to_owned());
-        let scratch = upper.parent().ok_or_else(apart)?;
-        if work.parent() != Some(scratch) || upper == work {
-            return Err(apart());
-        }
-        let name = |path: &Path| path.file_name().map(PathBuf::from).ok_or_else(apart);
-        let clone = |path: &Path| {
-            let tree = clone_mount(path);
-            let opened = tree.map(|tree| (path.to_owned(), tree));
-            opened.map_err(|source| Error::Open { path: path.to_owned(), source })
-        };
-        let opened: Result<Vec<_>, _> = layers.iter().map(|path| clone(path)).collect();
-        let (layers, scratch) = (opened?, clone(scratch)?);
-        Ok(Self { layers, scratch, upper: name(upper)?, work: name(work)? })
+        let mut sources = Self::open_layers(layers)?;
+        sources.scratch = Some(Scratch::open(upper, work)?);
+        Ok(sources)
+    }
+
+    /// The same for a tree that cannot be written to.
+    pub(crate) fn open_layers(layers: &[PathBuf]) -> Result<Self, Error> {
+        let open = |path: &PathBuf| Ok((path.clone(), open(path)?));
+        let layers: Result<Vec<_>, Error> = layers.iter().map(open).collect();
+        Ok(Self { layers: layers?, scratch: None })
     }
 
     /// Mounts the overlay and detaches it. The current folder must be a [`stage`].
@@ -83,20 +87,21 @@ impl Sources {
         mapping: Option<Mapping<'_>>,
         volatile: bool,
     ) -> Result<OwnedFd, Error> {
-        let stage = Error::Stage;
         for (at, (path, tree)) in self.layers.iter().enumerate() {
             attach(path, tree, &at.to_string(), attr::RDONLY, mapping)?;
         }
-        self.attach_scratch(mapping, volatile)?;
-        // Short names, the same for every container: the options are readable inside.
-        for (link, name) in [("u", &self.upper), ("w", &self.work)] {
-            let to = Path::new("s").join(name);
-            rustix::fs::symlink(&to, link).map_err(|e| stage(e.into()))?;
+        match &self.scratch {
+            Some(scratch) => scratch.attach(mapping, volatile)?,
+            // The kernel wants two layers at least where nothing can be written.
+            None => make_folder(EMPTY)?,
         }
-        rustix::fs::mkdir("m", Mode::from_raw_mode(0o755)).map_err(|e| stage(e.into()))?;
+        make_folder("m")?;
         let options = self.options(volatile);
-        let upper = || self.scratch.0.join(&self.upper);
-        let failed = |source| Error::Mount { layers: self.layers.len(), upper: upper(), source };
+        let at = || match &self.scratch {
+            Some(scratch) => format!("on {}", scratch.path.join(&scratch.upper).display()),
+            None => "without an upper folder".to_owned(),
+        };
+        let failed = |source| Error::Mount { layers: self.layers.len(), at: at(), source };
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
         caps::without_resource(mapping.is_some(), || {
             as_owner(mapping, || {
@@ -106,16 +111,59 @@ impl Sources {
         .map_err(failed)?;
         let tree = clone_mount(Path::new("m")).map_err(failed)?;
         let facts = rustix::fs::fstatvfs(&tree).map_err(|e| failed(e.into()))?;
-        if facts.f_flag.contains(StatVfsMountFlags::RDONLY) {
-            return Err(Error::ReadOnly(upper()));
+        match &self.scratch {
+            Some(scratch) if facts.f_flag.contains(StatVfsMountFlags::RDONLY) => {
+                Err(Error::ReadOnly(scratch.path.join(&scratch.upper)))
+            }
+            _ => Ok(tree),
         }
-        Ok(tree)
     }
 
-    /// Attaches the folder of `upper` and `work`. If its file system cannot map ids and nothing is
-    /// kept, the two are given to the container's own root instead.
-    fn attach_scratch(&self, mapping: Option<Mapping<'_>>, volatile: bool) -> Result<(), Error> {
-        let (path, tree) = &self.scratch;
+    /// redirect_dir=nofollow and metacopy=off: what a layer says in xattrs must not lead
+    /// elsewhere.
+    fn options(&self, volatile: bool) -> std::ffi::CString {
+        let mut names: Vec<String> =
+            (0..self.layers.len()).rev().map(|at| at.to_string()).collect();
+        let upper = match &self.scratch {
+            Some(_) => "upperdir=u,workdir=w,",
+            None => {
+                names.push(EMPTY.to_owned());
+                ""
+            }
+        };
+        let fixed = "redirect_dir=nofollow,metacopy=off,index=off";
+        let volatile = if volatile { ",volatile" } else { "" };
+        let options = format!("lowerdir={},{upper}{fixed}{volatile}", names.join(":"));
+        std::ffi::CString::new(options).unwrap_or_default()
+    }
+}
+
+impl Scratch {
+    fn open(upper: &Path, work: &Path) -> Result<Self, Error> {
+        let apart = || Error::Apart(upper.to_owned());
+        let path = upper.parent().ok_or_else(apart)?;
+        if work.parent() != Some(path) || upper == work {
+            return Err(apart());
+        }
+        let name = |path: &Path| path.file_name().map(PathBuf::from).ok_or_else(apart);
+        let (upper, work) = (name(upper)?, name(work)?);
+        Ok(Self { path: path.to_owned(), tree: open(path)?, upper, work })
+    }
+
+    /// Attaches it as `s`, and its two folders as `u` and `w`: short names, the same for every
+    /// container, as the options are readable inside. If its file system cannot map ids and
+    /// nothing is kept, the two are given to the container's own root instead.
+    fn attach(&self, mapping: Option<Mapping<'_>>, volatile: bool) -> Result<(), Error> {
+        self.attach_folder(mapping, volatile)?;
+        for (link, name) in [("u", &self.upper), ("w", &self.work)] {
+            let to = Path::new("s").join(name);
+            rustix::fs::symlink(&to, link).map_err(|e| Error::Stage(e.into()))?;
+        }
+        Ok(())
+    }
+
+    fn attach_folder(&self, mapping: Option<Mapping<'_>>, volatile: bool) -> Result<(), Error> {
+        let Self { path, tree, .. } = self;
         let attached = attach(path, tree, "s", 0, mapping);
         let (Err(Error::Map { source, .. }), Some(Mapping { first, .. }), true) =
             (&attached, mapping, volatile)
@@ -134,17 +182,10 @@ impl Sources {
         }
         Ok(())
     }
-
-    /// redirect_dir=nofollow and metacopy=off: what a layer says in xattrs must not lead
-    /// elsewhere.
-    fn options(&self, volatile: bool) -> std::ffi::CString {
-        let names: Vec<String> = (0..self.layers.len()).rev().map(|at| at.to_string()).collect();
-        let fixed = "upperdir=u,workdir=w,redirect_dir=nofollow,metacopy=off,index=off";
-        let volatile = if volatile { ",volatile" } else { "" };
-        let options = format!("lowerdir={},{fixed}{volatile}", names.join(":"));
-        std::ffi::CString::new(options).unwrap_or_default()
-    }
 }
+
+/// The layer that stands in where there is only one.
+const EMPTY: &str = "e";
 
 /// Makes a private mount namespace for this *thread* with an empty tmpfs as current folder.
 /// All folders that are needed must be open before: the tmpfs covers /tmp.
@@ -187,6 +228,15 @@ pub(crate) fn clone_mount(path: &Path) -> io::Result<OwnedFd> {
     Ok(open_tree(CWD, path, flags)?)
 }
 
+fn open(path: &Path) -> Result<OwnedFd, Error> {
+    clone_mount(path).map_err(|source| Error::Open { path: path.to_owned(), source })
+}
+
+fn make_folder(name: &str) -> Result<(), Error> {
+    let made = rustix::fs::mkdir(name, Mode::from_raw_mode(0o755));
+    made.map_err(|error| Error::Stage(error.into()))
+}
+
 fn attach(
     path: &Path,
     tree: &OwnedFd,
@@ -197,11 +247,9 @@ fn attach(
     let flags = flags | attr::NOSUID | attr::NODEV;
     set_attributes(tree.as_fd(), flags, mapping.map(|m| m.userns), false)
         .map_err(|source| Error::Map { path: path.to_owned(), source })?;
-    let attach = || {
-        rustix::fs::mkdir(name, Mode::from_raw_mode(0o755))?;
-        move_mount(tree, "", CWD, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-    };
-    attach().map_err(|e| Error::Stage(e.into()))
+    make_folder(name)?;
+    let attached = move_mount(tree, "", CWD, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH);
+    attached.map_err(|error| Error::Stage(error.into()))
 }
 
 /// Runs `act` with the file-system ids that are 0 on a mapped disk: the kernel creates files in
@@ -211,12 +259,17 @@ fn as_owner(
     mapping: Option<Mapping<'_>>,
     act: impl FnOnce() -> rustix::io::Result<()>,
 ) -> io::Result<()> {
-    use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
     let Some(Mapping { first, .. }) = mapping else { return Ok(act()?) };
+    Ok(as_id(first, act)?)
+}
+
+/// Runs `act` with `first` as the file-system ids of this thread.
+pub(crate) fn as_id<T>(first: u32, act: impl FnOnce() -> T) -> T {
+    use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
     let gid = setfsgid(Gid::from_raw(first));
     let uid = setfsuid(Uid::from_raw(first));
     let answer = act();
     setfsuid(uid);
     setfsgid(gid);
-    Ok(answer?)
+    answer
 }

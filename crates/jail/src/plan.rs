@@ -45,8 +45,13 @@ pub struct Plan {
     pub shm_bytes: u64,
     /// What the whole container may use.
     pub limits: Limits,
-    /// The program.
-    pub process: Process,
+    /// The program. Without one nothing is run, and the container lives until it is ended from
+    /// outside: nothing in it can end it.
+    pub process: Option<Process>,
+    /// Whether [`crate::Child::exec`] may start further programs in it. Its first process then
+    /// keeps what it needs for that: the container's capabilities, and a call to make processes
+    /// that programs do not have.
+    pub takes_execs: bool,
     /// End the container when the process that prepared it is gone, however it went.
     pub end_with_caller: bool,
 }
@@ -131,7 +136,7 @@ pub struct Limits {
     pub file_size_bytes: Option<u64>,
 }
 
-/// The program that a container runs.
+/// A program that runs in a container.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Process {
     /// Program and arguments. A name without a slash is looked up in the PATH of `env`.
@@ -173,7 +178,7 @@ impl Plan {
         self.check_root()?;
         self.check_mounts()?;
         self.limits.check()?;
-        self.process.check(self.ids)
+        self.process.iter().try_for_each(|process| process.check(self.ids))
     }
 
     fn check_ids(&self) -> Result<(), Refused> {
@@ -231,7 +236,8 @@ impl Limits {
 }
 
 impl Process {
-    fn check(&self, ids: IdRange) -> Result<(), Refused> {
+    /// Checks what can be known without touching the kernel.
+    pub(crate) fn check(&self, ids: IdRange) -> Result<(), Refused> {
         ensure(
             self.argv.first().is_some_and(|program| !program.is_empty()),
             "process.argv",
@@ -264,12 +270,12 @@ fn name(field: &'static str, text: &str, also: &[u8], max: usize) -> Result<(), 
     ensure(good, field, format!("is not usable as a name: {text:?}"))
 }
 
-fn host_path(field: &'static str, path: &Path) -> Result<(), Refused> {
+pub(crate) fn host_path(field: &'static str, path: &Path) -> Result<(), Refused> {
     let good = path.is_absolute() && path.to_str().is_some_and(|text| !text.contains('\0'));
     ensure(good, field, format!("is no absolute path of UTF-8 text: {}", path.display()))
 }
 
-fn inside(field: &'static str, path: &Path) -> Result<(), Refused> {
+pub(crate) fn inside(field: &'static str, path: &Path) -> Result<(), Refused> {
     ensure(path != Path::new("/"), field, "has the whole root as target")?;
     inside_or_top(field, path)
 }
@@ -306,14 +312,15 @@ mod tests {
                 open_files: 100,
                 file_size_bytes: None,
             },
-            process: Process {
+            process: Some(Process {
                 argv: vec!["true".into()],
                 env: vec![],
                 cwd: "/".into(),
                 uid: 0,
                 gid: 0,
                 groups: vec![],
-            },
+            }),
+            takes_execs: false,
             end_with_caller: true,
         }
     }
@@ -336,10 +343,17 @@ mod tests {
         check(|p| p.work = "/elsewhere/work".into(), "work");
         check(|p| p.work = p.upper.clone(), "work");
         check(|p| p.limits.memory_bytes = 0, "limits.memory_bytes");
-        check(|p| p.process.argv.clear(), "process.argv");
-        check(|p| p.process.env = vec![("A=B".into(), String::new())], "process.env");
-        check(|p| p.process.cwd = "/a/../../b".into(), "process.cwd");
-        check(|p| p.process.uid = 65_536, "process.uid");
+        let check_process = |change: fn(&mut Process), field: &str| {
+            let mut process = plan().process.expect("a program");
+            change(&mut process);
+            assert_eq!(process.check(plan().ids).expect_err(field).field, field);
+        };
+        check_process(|p| p.argv.clear(), "process.argv");
+        check_process(|p| p.env = vec![("A=B".into(), String::new())], "process.env");
+        check_process(|p| p.cwd = "/a/../../b".into(), "process.cwd");
+        check_process(|p| p.uid = 65_536, "process.uid");
+        check(|p| p.process.as_mut().expect("a program").argv.clear(), "process.argv");
+        assert_eq!(Plan { process: None, ..plan() }.check(), Ok(()));
         let bind = |target: &str| Bind {
             source: "/x".into(),
             target: target.into(),

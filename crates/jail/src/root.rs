@@ -113,6 +113,11 @@ impl Root {
         self.folder.as_fd()
     }
 
+    /// Gives the folder's descriptor away.
+    pub(crate) fn into_folder(self) -> OwnedFd {
+        self.folder
+    }
+
     /// The folder at `path` as a root of its own.
     ///
     /// # Errors

@@ -1,7 +1,6 @@
 //! The caller's side of building a container.
 
-use std::fs::File;
-use std::io::{self, Seek, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +13,7 @@ use crate::limits::{PLAN_BYTES_MAX, PREPARE_MS_MAX};
 use crate::message::{self, News, Order};
 use crate::plan::{Plan, Refused};
 use crate::setup::MARK;
+use crate::stdio::Stdio;
 
 /// Why there is no container. Whatever was made is gone again.
 #[derive(Debug, thiserror::Error)]
@@ -39,29 +39,6 @@ pub enum Error {
     /// The container is there, but its program cannot be executed in it.
     #[error("{text}")]
     Program { name: String, text: String },
-}
-
-/// The program's standard streams: pipes, sockets, terminals or files, never folders. Pipes are
-/// given to the program's user. A file's path on the host is visible inside (/proc/self/fd).
-#[derive(Debug)]
-pub struct Stdio {
-    /// Read by the program.
-    pub stdin: OwnedFd,
-    /// Written by the program.
-    pub stdout: OwnedFd,
-    /// Written by the program.
-    pub stderr: OwnedFd,
-}
-
-impl Stdio {
-    /// Reads nothing, writes nowhere.
-    ///
-    /// # Errors
-    /// When /dev/null cannot be opened.
-    pub fn null() -> io::Result<Self> {
-        let null = || File::options().read(true).write(true).open("/dev/null").map(OwnedFd::from);
-        Ok(Self { stdin: null()?, stdout: null()?, stderr: null()? })
-    }
 }
 
 /// A container whose walls are up and in which nothing of the user's has run. Dropping it removes
@@ -96,10 +73,11 @@ pub fn prepare_with(exe: &Path, plan: &Plan, stdio: Stdio) -> Result<Prepared, E
     }
     let layout = Layout::detect().map_err(cgroup::Error::Layout)?;
     let group = Group::create(&layout, &plan.cgroup_parent, &plan.name, &plan.limits)?;
-    let made = build(exe, plan, &text, &stdio, &group);
+    let made = group.give_execs(plan).map_err(Error::from);
+    let made = made.and_then(|()| build(exe, plan, &text, &stdio, &group));
     match made {
         Ok((control, pid, pidfd, network)) => {
-            let life = Life::new(plan.name.clone(), pid, pidfd, control, group);
+            let life = Life::new(plan, pid, pidfd, control, group);
             Ok(Prepared { life, network })
         }
         Err(error) => {
@@ -122,6 +100,10 @@ fn build(
 ) -> Result<Built, Error> {
     let silent = |source| Error::Silent { name: plan.name.clone(), source };
     let deadline = Instant::now() + Duration::from_millis(PREPARE_MS_MAX);
+    stdio.give(plan.ids, plan.process.as_ref()).map_err(|source| Error::Build {
+        name: plan.name.clone(),
+        text: format!("giving the standard streams to the program's user: {source}"),
+    })?;
     let (control, theirs) = message::pair().map_err(silent)?;
     let mut builder = Builder::execute(exe, theirs).map_err(|source| Error::Execute {
         name: plan.name.clone(),
@@ -158,10 +140,7 @@ fn build(
 }
 
 fn order(control: &OwnedFd, text: &[u8], stdio: &Stdio, group: &Group) -> io::Result<()> {
-    let flags = rustix::fs::MemfdFlags::CLOEXEC;
-    let mut plan = File::from(rustix::fs::memfd_create("plan", flags)?);
-    plan.write_all(text)?;
-    plan.rewind()?;
+    let plan = message::in_memory("plan", text)?;
     let v2 = group.v2_directory().map_err(io::Error::other)?;
     let members = group.v1_members().map_err(io::Error::other)?;
     let mut descriptors =
@@ -220,7 +199,7 @@ impl Prepared {
         self.network.as_fd()
     }
 
-    /// Runs the program.
+    /// Runs the program, if the plan has one.
     ///
     /// # Errors
     /// [`Error::Program`] when it cannot be executed, [`Error::Silent`] when the container is

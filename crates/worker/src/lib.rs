@@ -120,7 +120,7 @@ impl Worker {
             }
         };
         let parent = cgroup_parent(&config);
-        jail::sweep(&parent).map_err(Error::Sweep)?;
+        jail::sweep(&parent, &[]).map_err(Error::Sweep)?;
         let disk = DiskConfig { dir: folder("disk")?, capacity_bytes: None, only: None };
         let disk = Disk::open(&disk).map_err(Error::Disk)?;
         let layers = images::LayerStore::open(folder("images")?).map_err(Error::Layers)?;
@@ -191,7 +191,7 @@ impl Worker {
         if let Err(error) = self.disk.close() {
             tracing::error!(%error, "the disk space of containers could not be given back");
         }
-        if let Err(error) = jail::sweep(&self.cgroup_parent()) {
+        if let Err(error) = jail::sweep(&self.cgroup_parent(), &[]) {
             tracing::error!(%error, "a container's control group could not be removed");
         }
         if let Err(error) = jail::remove_parents(&self.cgroup_parent()) {

@@ -114,14 +114,15 @@ impl<'w> Steps<'w> {
                 open_files: STEP_OPEN_FILES,
                 file_size_bytes: None,
             },
-            process: Process {
+            process: Some(Process {
                 argv: step.argv.clone(),
                 env: environment(settings, step),
                 cwd: PathBuf::from(&step.cwd),
                 uid: user.uid,
                 gid: user.gid,
                 groups: user.groups,
-            },
+            }),
+            takes_execs: false,
             end_with_caller: true,
         })
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::layout::Layout;
 use crate::limits::KILL_MS_MAX;
-use crate::plan::Limits;
+use crate::plan::{Limits, Plan};
 
 /// Why a control group could not be made, read or removed.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +40,18 @@ pub enum Error {
     /// A file could not be read.
     #[error("reading {path}: {source}")]
     Read { path: PathBuf, source: io::Error },
+    /// What only v2's tree can do.
+    #[error(
+        "{0} needs control groups of version 2, which this host does not have: mount them, e.g. \
+         with `mount -t cgroup2 none /sys/fs/cgroup/unified`"
+    )]
+    NoV2(&'static str),
+    /// The container's root could not be let into a group of its own container.
+    #[error("giving the control group {path} to the container: {source}")]
+    Give { path: PathBuf, source: io::Error },
+    /// It did not freeze or thaw.
+    #[error("{action} the processes of the control group {path}: {source}")]
+    Freeze { action: &'static str, path: PathBuf, source: io::Error },
     /// The processes could not be ended.
     #[error("ending the processes of the control group {path}: {source}")]
     Kill { path: PathBuf, source: io::Error },
@@ -192,6 +204,25 @@ impl Group {
         Ok(Some(file.into()))
     }
 
+    /// Lets the container's first process put programs into groups below this one, if the plan
+    /// says that it takes some: the kernel asks for the right to write to the members of the
+    /// group above both. Nothing inside can use it in another way, as the tree is mounted
+    /// read-only there.
+    ///
+    /// # Errors
+    /// [`Error::NoV2`] without v2's tree.
+    pub(crate) fn give_execs(&self, plan: &Plan) -> Result<(), Error> {
+        if !plan.takes_execs {
+            return Ok(());
+        }
+        give_members(self.v2_path("`takes_execs`")?, plan.ids.first)
+    }
+
+    /// The directory in v2's tree, which `what` needs.
+    pub(super) fn v2_path(&self, what: &'static str) -> Result<&Path, Error> {
+        self.v2.as_deref().ok_or(Error::NoV2(what))
+    }
+
     /// The files of v1's trees to which the pid of a new member is written.
     pub(crate) fn v1_members(&self) -> Result<Vec<OwnedFd>, Error> {
         let open = |path: &PathBuf| {
@@ -248,7 +279,7 @@ impl Group {
     /// # Errors
     /// When they do not become empty within [`KILL_MS_MAX`].
     pub(crate) fn remove(&self) -> Result<(), Error> {
-        self.directories().try_for_each(empty_and_remove)
+        self.directories().try_for_each(remove_tree)
     }
 }
 
@@ -258,6 +289,13 @@ impl Place {
             Self::V1(path) | Self::V2(path) => path,
         }
     }
+}
+
+/// Makes `owner` the owner of the list of members of the group at `path`.
+pub(super) fn give_members(path: &Path, owner: u32) -> Result<(), Error> {
+    let path = path.join("cgroup.procs");
+    std::os::unix::fs::chown(&path, Some(owner), None)
+        .map_err(|source| Error::Give { path, source })
 }
 
 /// Makes `parent` in every tree, with v2's controllers switched on for what is below.
@@ -305,6 +343,15 @@ fn collect(top: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
+/// Kills what is in the group at `path` and those below it and removes all of them.
+pub(crate) fn remove_tree(path: &Path) -> Result<(), Error> {
+    // All at once where that is possible: else something could go on while it is looked for.
+    let _ = kill_all(path);
+    let mut below = vec![];
+    collect(path, &mut below);
+    below.iter().map(PathBuf::as_path).chain([path]).try_for_each(empty_and_remove)
+}
+
 /// Kills what is in the group at `path` and removes its directory, in whichever tree it lies.
 pub(crate) fn empty_and_remove(path: &Path) -> Result<(), Error> {
     let deadline = Instant::now() + Duration::from_millis(KILL_MS_MAX);
@@ -327,7 +374,7 @@ pub(crate) fn empty_and_remove(path: &Path) -> Result<(), Error> {
 }
 
 /// cgroup.kill, since 5.14, in v2's tree only.
-fn kill_all(path: &Path) -> io::Result<()> {
+pub(super) fn kill_all(path: &Path) -> io::Result<()> {
     let mut options = fs::OpenOptions::new();
     let mut file = options.write(true).open(path.join("cgroup.kill"))?;
     io::Write::write_all(&mut file, b"1")

@@ -6,6 +6,7 @@
 mod rules;
 mod tree;
 
+use std::collections::BTreeMap;
 use std::io;
 
 use crate::sys::filter;
@@ -17,8 +18,21 @@ pub use rules::{GROUPS, Group, Verdict};
 /// # Errors
 /// The kernel's.
 pub(crate) fn enter() -> io::Result<()> {
+    load(&rules::table())
+}
+
+/// As [`enter`], but for a first process that starts programs in control groups of their own:
+/// only clone3 can do that. Each program enters the usual filter on top of this one.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn enter_to_start_programs() -> io::Result<()> {
+    load(&rules::table_with_clone3())
+}
+
+fn load(table: &BTreeMap<u32, Verdict>) -> io::Result<()> {
     rustix::thread::set_no_new_privs(true)?;
-    filter::load(&mut tree::program(&rules::table()))
+    filter::load(&mut tree::program(table))
 }
 
 /// What the filter does with each call that it knows, by name: for a report to people.

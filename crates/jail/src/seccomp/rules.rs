@@ -57,6 +57,13 @@ pub(super) fn table() -> BTreeMap<u32, Verdict> {
     table
 }
 
+/// The same, but clone3 is made.
+pub(super) fn table_with_clone3() -> BTreeMap<u32, Verdict> {
+    let mut table = table();
+    table.extend(u32::try_from(libc::SYS_clone3).map(|number| (number, Verdict::Allow)));
+    table
+}
+
 macro_rules! calls {
     ($($name:ident),* $(,)?) => { &[$((stringify!($name), libc::$name)),*] };
 }

@@ -2,11 +2,11 @@
 //! its ids, mounts its root, and puts it in its control groups.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{FileType, Mode};
+use rustix::fs::Mode;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use super::{Error, end, init};
@@ -53,7 +53,6 @@ fn take_control() -> io::Result<OwnedFd> {
 fn build(control: &OwnedFd) -> Result<(), Error> {
     let kit = receive(control).map_err(Error::Plan)?;
     let plan = &kit.plan;
-    give_pipes(&kit).map_err(Error::step("giving the standard streams to the program's user"))?;
     harden().map_err(Error::step("hardening the building process"))?;
     let sources = Sources::open(&plan.layers, &plan.upper, &plan.work)?;
     let binds: Result<Vec<_>, _> =
@@ -109,46 +108,11 @@ fn receive(control: &OwnedFd) -> io::Result<Kit> {
     };
     let mut descriptors = descriptors.into_iter();
     let mut next = || descriptors.next().ok_or_else(unusable);
-    let mut text = vec![];
-    let plan = File::from(next()?);
-    let mut from_start = PlanReader { file: &plan, at: 0 };
-    from_start.read_to_end(&mut text)?;
+    let plan = message::read_memory(&next()?)?;
     let stdio = [next()?, next()?, next()?];
     let v2 = v2.then(next).transpose()?;
     let members = descriptors.collect();
-    Ok(Kit { plan: serde_json::from_slice(&text)?, stdio, v2, members })
-}
-
-/// Reads a file from its start, wherever the offset that is shared with the writer stands.
-struct PlanReader<'a> {
-    file: &'a File,
-    at: u64,
-}
-
-impl Read for PlanReader<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = std::os::unix::fs::FileExt::read_at(self.file, buffer, self.at)?;
-        self.at += u64::try_from(count).unwrap_or_default();
-        Ok(count)
-    }
-}
-
-/// Programs open /dev/stdout by name: a pipe of the caller's must belong to who opens it. A
-/// folder among them would be a way out of the container's root.
-fn give_pipes(kit: &Kit) -> io::Result<()> {
-    let (first, process) = (kit.plan.ids.first, &kit.plan.process);
-    for stream in &kit.stdio {
-        let kind = FileType::from_raw_mode(rustix::fs::fstat(stream)?.st_mode);
-        if kind == FileType::Directory {
-            return Err(io::Error::from(io::ErrorKind::IsADirectory));
-        }
-        if kind == FileType::Fifo {
-            let uid = rustix::fs::Uid::from_raw(first + process.uid);
-            let gid = rustix::fs::Gid::from_raw(first + process.gid);
-            rustix::fs::fchown(stream, Some(uid), Some(gid))?;
-        }
-    }
-    Ok(())
+    Ok(Kit { plan, stdio, v2, members })
 }
 
 /// Nobody may look into this process or its copies, whose executable is the host's binary; and

@@ -13,8 +13,10 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::CapabilitySet;
 
+use super::execs::Execs;
 use super::mounts::{self, Trees};
-use super::{Error, end, program};
+use super::program::{self, Streams};
+use super::{Error, end};
 use crate::message::{self, Inner, News, Order};
 use crate::plan::Plan;
 use crate::sys::process::fork;
@@ -53,9 +55,10 @@ pub(super) fn main(plan: Plan, control: &OwnedFd, builder: OwnedFd, stdio: [Owne
     // Before the program runs, a container without its caller is of no use to anybody.
     let order = told.and_then(|()| message::receive::<Order>(control));
     let Ok((Order::Start, _)) = order else { end(1) };
+    let execs = Execs::new(&plan);
     match start(&plan, stdio) {
         Ok(program) if message::send(control, &News::Started, &[]).is_ok() => {
-            let status = stay(program, control, plan.end_with_caller);
+            let status = stay(program, control, &plan, execs);
             end(report(control, status))
         }
         Ok(_) => end(1),
@@ -85,7 +88,9 @@ fn set_up(plan: &Plan, builder: &OwnedFd) -> Result<(), Error> {
     mounts::show_cgroup();
     sys::process::join_new_keyring().map_err(Error::step("making a keyring"))?;
     reduce(caps::kept()).map_err(Error::step("dropping capabilities"))?;
-    seccomp::enter().map_err(Error::step("loading the syscall filter"))
+    let filter =
+        if plan.takes_execs { seccomp::enter_to_start_programs() } else { seccomp::enter() };
+    filter.map_err(Error::step("loading the syscall filter"))
 }
 
 /// Until here this process has the host's root ids, which are nobody's in its own namespace.
@@ -112,15 +117,16 @@ fn set_loopback_up() -> io::Result<()> {
     sys::interface::set_loopback_up(socket.as_fd())
 }
 
-/// Forks the program and waits until it is executed.
-fn start(plan: &Plan, stdio: [OwnedFd; 3]) -> Result<Pid, program::Error> {
+/// Forks the program, if there is one, and waits until it is executed.
+fn start(plan: &Plan, stdio: [OwnedFd; 3]) -> Result<Option<Pid>, program::Error> {
     let blocked = SigSet::from_iter(FORWARDED.into_iter().chain([Signal::SIGCHLD]));
     blocked.thread_block().map_err(program::Error::other("blocking signals"))?;
+    let Some(process) = &plan.process else { return Ok(None) };
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(program::Error::other("making a pipe"))?;
     let Some(pid) = fork().map_err(program::Error::other("forking"))? else {
         drop(reader);
-        let error = program::execute(plan, stdio);
+        let error = program::execute(plan, process, Streams::Three(stdio));
         let _ = rustix::io::write(&writer, error.to_string().as_bytes());
         end(1)
     };
@@ -129,13 +135,14 @@ fn start(plan: &Plan, stdio: [OwnedFd; 3]) -> Result<Pid, program::Error> {
     File::from(reader)
         .read_to_string(&mut text)
         .map_err(program::Error::other("waiting for the program"))?;
-    if text.is_empty() { Ok(Pid::from_raw(pid)) } else { Err(program::Error::Told(text)) }
+    if text.is_empty() { Ok(Some(Pid::from_raw(pid))) } else { Err(program::Error::Told(text)) }
 }
 
-/// Reaps and passes on until `program` has ended; answers how.
-fn stay(program: Pid, control: &OwnedFd, end_with_caller: bool) -> WaitStatus {
-    // What is left to do needs nothing but the right to signal any user's process.
-    if reduce(CapabilitySet::KILL).is_err() {
+/// Reaps, passes on and starts further programs until `program` has ended; answers how.
+fn stay(program: Option<Pid>, control: &OwnedFd, plan: &Plan, mut execs: Execs<'_>) -> WaitStatus {
+    // What is left to do needs nothing but the right to signal any user's process, and what
+    // further programs shall have.
+    if !plan.takes_execs && reduce(CapabilitySet::KILL).is_err() {
         end(1)
     }
     let watched = SigSet::from_iter(FORWARDED.into_iter().chain([Signal::SIGCHLD]));
@@ -151,11 +158,11 @@ fn stay(program: Pid, control: &OwnedFd, end_with_caller: bool) -> WaitStatus {
         }
         let signalled = !wanted[0].revents().is_empty();
         let ordered = wanted.get(1).is_some_and(|one| !one.revents().is_empty());
-        if signalled && let Some(status) = take_signal(&signals, program) {
+        if signalled && let Some(status) = take_signal(&signals, program, &mut execs) {
             return status;
         }
-        if ordered && !take_order(control, program) {
-            if end_with_caller {
+        if ordered && !take_order(control, program, &mut execs) {
+            if plan.end_with_caller {
                 end(1)
             }
             listening = false;
@@ -164,29 +171,38 @@ fn stay(program: Pid, control: &OwnedFd, end_with_caller: bool) -> WaitStatus {
 }
 
 /// Passes one signal on, or reaps; answers when the program itself has ended.
-fn take_signal(signals: &SignalFd, program: Pid) -> Option<WaitStatus> {
+fn take_signal(
+    signals: &SignalFd,
+    program: Option<Pid>,
+    execs: &mut Execs<'_>,
+) -> Option<WaitStatus> {
     let number = signals.read_signal().ok().flatten()?.ssi_signo;
     let signal = i32::try_from(number).ok().and_then(|number| Signal::try_from(number).ok());
     if signal != Some(Signal::SIGCHLD) {
-        let _ = nix::sys::signal::kill(program, signal);
+        let _ = program.map(|program| nix::sys::signal::kill(program, signal));
         return None;
     }
     // One SIGCHLD may stand for many children.
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(status) if status.pid() == Some(program) => return Some(status),
             Ok(WaitStatus::StillAlive) | Err(nix::errno::Errno::ECHILD) => return None,
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Ok(status) if program.is_some() && status.pid() == program => return Some(status),
+            Ok(status) => execs.reaped(status),
+            Err(nix::errno::Errno::EINTR) => {}
             Err(_) => return None,
         }
     }
 }
 
 /// Does what the caller says; `false` when it is gone.
-fn take_order(control: &OwnedFd, program: Pid) -> bool {
+fn take_order(control: &OwnedFd, program: Option<Pid>, execs: &mut Execs<'_>) -> bool {
     match message::receive::<Order>(control) {
+        Ok((Order::Exec { terminal }, descriptors)) => {
+            execs.start(terminal, descriptors);
+            true
+        }
         Ok((Order::Signal(number), _)) => {
-            if let Ok(signal) = Signal::try_from(number) {
+            if let (Ok(signal), Some(program)) = (Signal::try_from(number), program) {
                 let _ = nix::sys::signal::kill(program, signal);
             }
             true
@@ -198,12 +214,17 @@ fn take_order(control: &OwnedFd, program: Pid) -> bool {
 
 /// Tells the caller how the program ended; answers the exit code that says the same.
 fn report(control: &OwnedFd, status: WaitStatus) -> i32 {
-    let (code, signal) = match status {
-        WaitStatus::Exited(_, code) => (Some(code), None),
-        WaitStatus::Signaled(_, signal, _) => (None, Some(signal as i32)),
-        _ => (Some(1), None),
-    };
+    let (code, signal) = parts(status);
     // A caller that is gone does not want to know.
     let _ = message::send(control, &News::Ended { code, signal }, &[]);
     code.or(signal.map(|signal| 128 + signal)).unwrap_or(1)
+}
+
+/// Exit code or signal.
+pub(super) fn parts(status: WaitStatus) -> (Option<i32>, Option<i32>) {
+    match status {
+        WaitStatus::Exited(_, code) => (Some(code), None),
+        WaitStatus::Signaled(_, signal, _) => (None, Some(signal as i32)),
+        _ => (Some(1), None),
+    }
 }

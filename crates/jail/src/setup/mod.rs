@@ -3,9 +3,11 @@
 //! A process with threads cannot fork safely, so the caller executes its own binary once more.
 //! That process (`builder`) has one thread; it clones the container's first process (`init`) as
 //! the caller's own child, gives it its root and ends. `init` puts up the walls (`mounts` and
-//! what is in it), waits for the order to start, forks the program and stays as its reaper.
+//! what is in it), waits for the order to start, forks the program and stays as its reaper;
+//! where the plan says so, it starts further programs (`execs`).
 
 mod builder;
+mod execs;
 mod init;
 mod mounts;
 mod program;

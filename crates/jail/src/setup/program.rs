@@ -1,13 +1,18 @@
-//! The last steps before the container's own program runs.
+//! The last steps before one of the container's own programs runs.
 
+use std::convert::Infallible;
 use std::ffi::{CString, NulError};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use rustix::process::{Gid, Resource, Rlimit, Uid, getrlimit, setrlimit};
+use rustix::process::{
+    DumpableBehavior, Gid, Resource, Rlimit, Uid, getrlimit, set_dumpable_behavior, setrlimit,
+};
 
-use crate::plan::{Plan, Process};
+use crate::message::Failure;
+use crate::plan::{Limits, Plan, Process};
+use crate::seccomp;
 use crate::sys::process::{close_at_exec_from, reset_signals};
 
 /// Why the program does not run.
@@ -19,6 +24,11 @@ pub(super) enum Error {
     Folder { path: PathBuf, source: io::Error },
     #[error("the program {0} is not in the PATH of its environment")]
     NotFound(String),
+    #[error(
+        "executing {0}: it is there, but the interpreter that its first line or its header names \
+         is not"
+    )]
+    NoInterpreter(String),
     #[error("executing {program}: {source}")]
     Execute { program: String, source: io::Error },
     #[error("argument or variable with a NUL byte: {0}")]
@@ -29,38 +39,74 @@ pub(super) enum Error {
 }
 
 impl Error {
+    /// Which kind of failure the caller is told.
+    pub(super) fn failure(&self) -> Failure {
+        match self {
+            Self::NotFound(_) => Failure::NotFound,
+            Self::Execute { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Failure::NotFound,
+                _ => Failure::NotExecutable,
+            },
+            Self::NoInterpreter(_) => Failure::NotExecutable,
+            Self::Folder { .. } => Failure::NoFolder,
+            Self::Step { .. } | Self::Nul(_) | Self::Told(_) => Failure::Other,
+        }
+    }
+
     pub(super) fn other<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> Self {
         move |source| Self::Step { step, source: source.into() }
     }
 }
 
-/// Becomes the program; returns only if that fails.
-pub(super) fn execute(plan: &Plan, stdio: [OwnedFd; 3]) -> Error {
-    match try_execute(plan, stdio) {
+/// What a program's standard streams are.
+pub(super) enum Streams {
+    /// stdin, stdout, stderr.
+    Three([OwnedFd; 3]),
+    /// All three are this terminal, which becomes the program's controlling one.
+    Terminal(OwnedFd),
+}
+
+/// Becomes `process`; returns only if that fails.
+pub(super) fn execute(plan: &Plan, process: &Process, streams: Streams) -> Error {
+    match try_execute(plan, process, streams) {
         Ok(never) => match never {},
         Err(error) => error,
     }
 }
 
-fn try_execute(plan: &Plan, stdio: [OwnedFd; 3]) -> Result<std::convert::Infallible, Error> {
-    let process = &plan.process;
+fn try_execute(plan: &Plan, process: &Process, streams: Streams) -> Result<Infallible, Error> {
     rustix::process::setsid().map_err(Error::other("making a session"))?;
-    let [stdin, stdout, stderr] = stdio;
+    let [stdin, stdout, stderr] = match &streams {
+        Streams::Three([stdin, stdout, stderr]) => [stdin, stdout, stderr],
+        Streams::Terminal(terminal) => {
+            take_terminal(terminal, process).map_err(Error::other("taking the terminal"))?;
+            [terminal; 3]
+        }
+    };
     rustix::stdio::dup2_stdin(stdin).map_err(Error::other("setting stdin"))?;
     rustix::stdio::dup2_stdout(stdout).map_err(Error::other("setting stdout"))?;
     rustix::stdio::dup2_stderr(stderr).map_err(Error::other("setting stderr"))?;
     // Before the folder is changed: no descriptor of the host may serve as one.
     close_at_exec_from(3).map_err(Error::other("closing descriptors"))?;
-    set_limits(plan)?;
+    set_limits(&plan.limits)?;
     become_user(process).map_err(Error::other("becoming the program's user"))?;
     rustix::process::chdir(&process.cwd)
         .map_err(|e| Error::Folder { path: process.cwd.clone(), source: e.into() })?;
     reset_signals();
+    if plan.takes_execs {
+        // The first process' own filter lets through more.
+        seccomp::enter().map_err(Error::other("loading the syscall filter"))?;
+    }
     run(process)
 }
 
-fn set_limits(plan: &Plan) -> Result<(), Error> {
-    let limits = &plan.limits;
+/// Makes `terminal` the controlling one of this session, and the program's user its owner.
+fn take_terminal(terminal: &OwnedFd, process: &Process) -> io::Result<()> {
+    rustix::process::ioctl_tiocsctty(terminal)?;
+    Ok(rustix::fs::fchown(terminal, Some(Uid::from_raw(process.uid)), None)?)
+}
+
+fn set_limits(limits: &Limits) -> Result<(), Error> {
     let failed = Error::other::<rustix::io::Errno>;
     // The kernel takes 1 as "no dump, and no handler either", where 0 would still start a
     // handler of the host, as its root, on a crash inside (fs/coredump.c).
@@ -85,10 +131,12 @@ fn become_user(process: &Process) -> io::Result<()> {
     rustix::thread::set_thread_groups(&groups)?;
     rustix::thread::set_thread_res_gid(gid, gid, gid)?;
     rustix::thread::set_thread_res_uid(uid, uid, uid)?;
-    Ok(())
+    // A change of credentials can make this process visible to others of that user (where
+    // fs.suid_dumpable is 1), and its executable is the host's until the exec.
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
-fn run(process: &Process) -> Result<std::convert::Infallible, Error> {
+fn run(process: &Process) -> Result<Infallible, Error> {
     let argv: Result<Vec<_>, _> =
         process.argv.iter().map(|arg| CString::new(arg.as_str())).collect();
     let env = process.env.iter().map(|(key, value)| CString::new(format!("{key}={value}")));
@@ -96,8 +144,11 @@ fn run(process: &Process) -> Result<std::convert::Infallible, Error> {
     let program = process.argv.first().map_or("", String::as_str);
     let mut failed = None;
     for path in candidates(process, program) {
-        let Err(error) = nix::unistd::execve(CString::new(path)?.as_c_str(), &argv, &env);
+        let Err(error) = nix::unistd::execve(CString::new(path.as_str())?.as_c_str(), &argv, &env);
         match error {
+            nix::errno::Errno::ENOENT if std::fs::metadata(&path).is_ok() => {
+                return Err(Error::NoInterpreter(path));
+            }
             nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR => {}
             // As shells do: a later folder may hold one that can be executed.
             other => failed = failed.or(Some(other)),

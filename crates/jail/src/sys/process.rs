@@ -22,11 +22,26 @@ pub(crate) enum Cloned {
 /// The kernel's, and `Unsupported` when this process has more than one thread: a copy of a
 /// process with threads may hold locks that nobody will ever release.
 pub(crate) fn clone_sibling(flags: i32, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
+    // A sibling's parent gets the signal that it gets for this process.
+    clone(libc::CLONE_PARENT | flags, 0, cgroup)
+}
+
+/// As [`clone_sibling`], but a child of this process, in its namespaces.
+///
+/// # Errors
+/// As [`clone_sibling`].
+pub(crate) fn clone_child(cgroup: BorrowedFd<'_>) -> io::Result<Cloned> {
+    clone(0, libc::SIGCHLD, Some(cgroup))
+}
+
+fn clone(flags: i32, exit_signal: i32, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
     one_thread()?;
     let mut pidfd: i32 = -1;
-    let wanted = libc::CLONE_PIDFD | libc::CLONE_PARENT | flags;
+    let wanted = libc::CLONE_PIDFD | flags;
     let mut bits = u64::from(wanted.cast_unsigned()) | CLONE_CLEAR_SIGHAND;
-    let mut args = CloneArgs { pidfd: (&raw mut pidfd) as u64, ..CloneArgs::default() };
+    let exit_signal = u64::from(exit_signal.cast_unsigned());
+    let mut args =
+        CloneArgs { pidfd: (&raw mut pidfd) as u64, exit_signal, ..CloneArgs::default() };
     if let Some(cgroup) = cgroup {
         bits |= CLONE_INTO_CGROUP;
         args.cgroup = u64::from(cgroup.as_raw_fd().cast_unsigned());

@@ -10,7 +10,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 
-use jail::{Child, Ended, IdRange, Limits, Plan, Prepared, Process, Stdio};
+use jail::{
+    Child, Ended, Exec, ExecError, ExecIo, IdRange, Limits, Plan, Prepared, Process, Stdio,
+};
 
 /// The building process of these tests.
 pub(crate) fn exe() -> &'static Path {
@@ -92,16 +94,27 @@ impl Ground {
                 open_files: 256,
                 file_size_bytes: None,
             },
-            process: Process {
+            process: Some(Process {
                 argv: vec!["sh".into(), "-c".into(), script.into()],
                 env: vec![("PATH".into(), "/bin".into()), ("ONLY".into(), "this".into())],
                 cwd: "/".into(),
                 uid: 0,
                 gid: 0,
                 groups: vec![],
-            },
+            }),
+            takes_execs: false,
             end_with_caller: true,
         }
+    }
+
+    /// A plan of a container without a program, in which programs can be started.
+    pub(crate) fn plan_for_execs(&self) -> Plan {
+        Plan { process: None, takes_execs: true, ..self.plan("") }
+    }
+
+    /// Such a container.
+    pub(crate) fn hold(&self) -> Child {
+        hold(&self.plan_for_execs())
     }
 
     /// Runs a script to its end.
@@ -120,7 +133,7 @@ impl Ground {
 
 impl Drop for Ground {
     fn drop(&mut self) {
-        let _ = jail::sweep(&self.parent);
+        let _ = jail::sweep(&self.parent, &[]);
         for path in groups(&self.parent) {
             let _ = fs::remove_dir(path);
         }
@@ -132,6 +145,72 @@ pub(crate) fn groups(name: &str) -> Vec<PathBuf> {
     let tops = fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|entry| entry.path());
     let tops = tops.chain([PathBuf::from("/sys/fs/cgroup")]);
     tops.map(|top| top.join(name)).filter(|path| path.is_dir()).collect()
+}
+
+/// Starts `plan` without streams.
+pub(crate) fn hold(plan: &Plan) -> Child {
+    let prepared = jail::prepare_with(exe(), plan, Stdio::null().unwrap());
+    prepared.unwrap_or_else(|e| panic!("{e}")).start().unwrap()
+}
+
+/// A shell script as a further program.
+pub(crate) fn script(text: &str) -> Process {
+    Process {
+        argv: vec!["sh".into(), "-c".into(), text.into()],
+        env: vec![("PATH".into(), "/bin".into())],
+        cwd: "/".into(),
+        uid: 0,
+        gid: 0,
+        groups: vec![],
+    }
+}
+
+/// A further program whose output is being read.
+pub(crate) struct Started {
+    pub(crate) exec: Exec,
+    stdin: Option<OwnedFd>,
+    out: JoinHandle<String>,
+    err: JoinHandle<String>,
+}
+
+/// Starts a further program with pipes.
+pub(crate) fn exec(child: &Child, process: &Process) -> Result<Started, ExecError> {
+    let (out, out_end) = std::io::pipe().unwrap();
+    let (err, err_end) = std::io::pipe().unwrap();
+    let (in_end, stdin) = std::io::pipe().unwrap();
+    let stdio = Stdio { stdin: in_end.into(), stdout: out_end.into(), stderr: err_end.into() };
+    let exec = child.exec(process, ExecIo::Streams(stdio))?;
+    Ok(Started { exec, stdin: Some(stdin.into()), out: read(out), err: read(err) })
+}
+
+/// What a script prints as a further program; it must succeed.
+pub(crate) fn say(child: &Child, text: &str) -> String {
+    let (exit, out, err) = exec(child, &script(text)).unwrap_or_else(|e| panic!("{e}")).finish();
+    assert_eq!(exit, jail::Exit::Code(0), "{text}: {out}{err}");
+    out.trim().to_owned()
+}
+
+impl Started {
+    /// Writes to its stdin.
+    pub(crate) fn tell(&self, text: &str) {
+        let stdin = self.stdin.as_ref().unwrap().try_clone().unwrap();
+        fs::File::from(stdin).write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Closes its stdin and waits for it: exit, stdout, stderr.
+    pub(crate) fn finish(mut self) -> (jail::Exit, String, String) {
+        self.stdin = None;
+        let exit = self.exec.wait().unwrap();
+        (exit, self.out.join().unwrap(), self.err.join().unwrap())
+    }
+}
+
+fn read(mut pipe: std::io::PipeReader) -> JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = vec![];
+        pipe.read_to_end(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
 }
 
 /// Prepares `plan` with pipes.
@@ -148,13 +227,6 @@ pub(crate) fn prepare(plan: &Plan) -> (Prepared, [std::io::PipeReader; 2], Owned
 pub(crate) fn start(plan: &Plan) -> Running {
     let (prepared, [out, err], stdin) = prepare(plan);
     let child = prepared.start().unwrap_or_else(|e| panic!("{e}"));
-    let read = |mut pipe: std::io::PipeReader| {
-        std::thread::spawn(move || {
-            let mut bytes = vec![];
-            pipe.read_to_end(&mut bytes).unwrap();
-            String::from_utf8_lossy(&bytes).into_owned()
-        })
-    };
     Running { child, stdin: Some(stdin), out: read(out), err: read(err) }
 }
 

@@ -12,7 +12,7 @@ use jail::{Error, Exit};
 use crate::ground::{Ground, base, exe, groups, prepare, run, start};
 
 /// Whether any process of the host has `text` in its command line.
-fn is_running(text: &str) -> bool {
+pub(crate) fn is_running(text: &str) -> bool {
     fs::read_dir("/proc").unwrap().flatten().any(|entry| {
         let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         String::from_utf8_lossy(&line).replace('\0', " ").contains(text)
@@ -20,11 +20,11 @@ fn is_running(text: &str) -> bool {
 }
 
 /// A command that no other run of these tests has: `is_running` looks at the whole machine.
-fn sleep(number: u32) -> String {
+pub(crate) fn sleep(number: u32) -> String {
     format!("sleep {}", std::process::id() * 10 + number)
 }
 
-fn wait_until(what: &str, holds: impl Fn() -> bool) {
+pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !holds() {
         assert!(Instant::now() < deadline, "not in time: {what}");
@@ -32,7 +32,7 @@ fn wait_until(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
-fn leaves_nothing(ground: &Ground) {
+pub(crate) fn leaves_nothing(ground: &Ground) {
     for parent in groups(&ground.parent) {
         let below = fs::read_dir(&parent).unwrap().flatten();
         let below: Vec<_> = below.filter(|entry| entry.path().is_dir()).collect();
@@ -171,10 +171,13 @@ fn a_program_that_cannot_run_is_named() {
         assert!(error.to_string().contains(want), "{error}");
         leaves_nothing(&ground);
     };
-    fails(|p| p.process.argv = vec!["nothing".into()], "nothing is not in the PATH");
-    fails(|p| p.process.argv = vec!["/no/such".into()], "/no/such");
-    fails(|p| p.process.argv = vec!["/etc".into()], "Permission denied");
-    fails(|p| p.process.cwd = "/nowhere".into(), "/nowhere (`process.cwd`)");
+    fails(
+        |p| p.process.as_mut().unwrap().argv = vec!["nothing".into()],
+        "nothing is not in the PATH",
+    );
+    fails(|p| p.process.as_mut().unwrap().argv = vec!["/no/such".into()], "/no/such");
+    fails(|p| p.process.as_mut().unwrap().argv = vec!["/etc".into()], "Permission denied");
+    fails(|p| p.process.as_mut().unwrap().cwd = "/nowhere".into(), "/nowhere (`process.cwd`)");
 }
 
 #[test]
@@ -304,9 +307,9 @@ fn a_container_ends_with_a_killed_caller() {
     kill_caller(&ground, &sleep, true);
     wait_until("the container ended", || !is_running(&sleep));
     // What is left is empty groups.
-    assert!(!jail::sweep(&ground.parent).unwrap().groups.is_empty());
+    assert!(!jail::sweep(&ground.parent, &[]).unwrap().groups.is_empty());
     leaves_nothing(&ground);
-    assert!(jail::sweep(&ground.parent).unwrap().groups.is_empty());
+    assert!(jail::sweep(&ground.parent, &[]).unwrap().groups.is_empty());
 }
 
 #[test]
@@ -316,7 +319,7 @@ fn a_container_that_outlives_its_caller_is_swept() {
     kill_caller(&ground, &sleep, false);
     std::thread::sleep(Duration::from_millis(200));
     assert!(is_running(&sleep));
-    assert!(!jail::sweep(&ground.parent).unwrap().groups.is_empty());
+    assert!(!jail::sweep(&ground.parent, &[]).unwrap().groups.is_empty());
     assert!(!is_running(&sleep));
     leaves_nothing(&ground);
 }
@@ -327,7 +330,7 @@ fn starting_is_quick() {
     let mut times = vec![];
     for _ in 0..20 {
         let mut plan = ground.plan("");
-        plan.process.argv = vec!["true".into()];
+        plan.process.as_mut().unwrap().argv = vec!["true".into()];
         let begin = Instant::now();
         let prepared = jail::prepare_with(exe(), &plan, jail::Stdio::null().unwrap()).unwrap();
         let built = begin.elapsed();

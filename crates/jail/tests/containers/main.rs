@@ -1,9 +1,13 @@
 //! Real containers, looked at from inside. Needs root, /bin/busybox (static) and a C compiler.
 #![allow(clippy::unwrap_used, reason = "a test ends by panicking")]
 
+mod attached;
+mod ends;
+mod execs;
 mod fallbacks;
 mod folders;
 mod ground;
 mod life;
 mod resources;
+mod terminals;
 mod walls;

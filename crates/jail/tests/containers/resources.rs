@@ -40,7 +40,7 @@ fn the_number_of_processes_is_exact() {
 fn a_program_that_takes_too_much_memory_is_reported() {
     let ground = Ground::new();
     let mut plan = ground.plan("");
-    plan.process.argv =
+    plan.process.as_mut().unwrap().argv =
         ["dd", "if=/dev/zero", "of=/dev/null", "bs=200M", "count=1"].map(str::to_owned).to_vec();
     plan.limits.memory_bytes = 32 << 20;
     let ended = run(&plan).ended;

@@ -100,7 +100,8 @@ fn rights_are_few_and_final() {
     }
     renew(&ground);
     let mut plan = ground.plan("grep Cap /proc/self/status; id -u; id -g; id -G; touch /x");
-    (plan.process.uid, plan.process.gid, plan.process.groups) = (1000, 1001, vec![7]);
+    let process = plan.process.as_mut().unwrap();
+    (process.uid, process.gid, process.groups) = (1000, 1001, vec![7]);
     let said = run(&plan);
     assert_eq!(said.out.matches("0000000000000000").count(), 4, "{}", said.out);
     assert!(said.out.ends_with("1000\n1001\n1001 7\n"), "{}", said.out);

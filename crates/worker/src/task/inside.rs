@@ -126,14 +126,15 @@ pub(crate) fn plan(spec: &TaskSpec, image: &Image, places: Places<'_>) -> Plan {
         tmpfs: Vec::new(),
         shm_bytes: SHM_BYTES.min(spec.limits.memory_bytes / 2),
         limits: limits(&spec.limits),
-        process: Process {
+        process: Some(Process {
             argv: program(image),
             env: environment(spec, image),
             cwd: cwd(image),
             uid: 0,
             gid: 0,
             groups: Vec::new(),
-        },
+        }),
+        takes_execs: false,
         end_with_caller: true,
     }
 }

@@ -64,7 +64,7 @@ impl Bench {
     }
 
     fn sweep(&self) -> Result<()> {
-        jail::sweep(&self.cgroup_parent)?;
+        jail::sweep(&self.cgroup_parent, &[])?;
         jail::remove_parents(&self.cgroup_parent)?;
         Ok(())
     }

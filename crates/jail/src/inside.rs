@@ -1,8 +1,9 @@
-//! Listening inside a container's network namespace, with the socket outside.
+//! Sockets of a container's network namespace, held outside of it.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -10,7 +11,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A thread could not be started, or died.
-    #[error("starting a thread to listen inside a container: {0}")]
+    #[error("starting a thread that enters a container: {0}")]
     Thread(#[source] io::Error),
     /// The namespace could not be entered.
     #[error("entering a container's network namespace: {0}")]
@@ -26,16 +27,39 @@ pub enum Error {
 /// # Errors
 /// See [`Error`]; this needs the rights of root.
 pub fn listen_inside(namespace: BorrowedFd<'_>, address: SocketAddr) -> Result<TcpListener, Error> {
+    enter(namespace, || {
+        TcpListener::bind(address).map_err(|source| Error::Bind { address, source })
+    })
+}
+
+/// Connects to `address` as a program in the network namespace `namespace` would, within `limit`
+/// (more than zero). Blocks.
+///
+/// # Errors
+/// The kernel's, such as `ConnectionRefused`, and `TimedOut`; this needs the rights of root.
+pub fn connect_inside(
+    namespace: BorrowedFd<'_>,
+    address: SocketAddr,
+    limit: Duration,
+) -> io::Result<TcpStream> {
+    let connected = enter(namespace, || Ok(TcpStream::connect_timeout(&address, limit)));
+    connected.map_err(io::Error::other)?
+}
+
+fn enter<T: Send>(
+    namespace: BorrowedFd<'_>,
+    act: impl FnOnce() -> Result<T, Error> + Send,
+) -> Result<T, Error> {
     let act = || {
         move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))
             .map_err(|e| Error::Enter(e.into()))?;
-        TcpListener::bind(address).map_err(|source| Error::Bind { address, source })
+        act()
     };
     std::thread::scope(|scope| {
         // The thread ends in the foreign namespace, so it may do nothing else.
-        let thread = std::thread::Builder::new().name("listen".into());
+        let thread = std::thread::Builder::new().name("inside".into());
         let thread = thread.spawn_scoped(scope, act).map_err(Error::Thread)?;
-        let died = |_| Error::Thread(io::Error::other("the listening thread died"));
+        let died = |_| Error::Thread(io::Error::other("the thread died"));
         thread.join().map_err(died)?
     })
 }
