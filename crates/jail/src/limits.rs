@@ -48,6 +48,15 @@ pub const EXTRAS_MAX: usize = 512;
 pub const EXTRA_SECONDS_MAX: u64 = 3_600;
 /// Seconds for which such a destination passes again after somebody emptied the firewall.
 pub const EXTRA_SECONDS_AGAIN: u64 = 300;
+/// Ranges, and separately host names, of one allow list.
+pub const LISTED_MAX: usize = 1_024;
+/// Names and addresses that are remembered of what one container asked for.
+pub const HEARD_MAX: usize = 1_024;
+/// Addresses of allowed names that pass for one container at the same time.
+pub const NAMED_MAX: usize = 4_096;
+/// Seconds for which an allowed name's address passes beyond its time to live: programs keep
+/// addresses somewhat longer than they are told.
+pub const NAMED_SECONDS_MORE: u64 = 300;
 /// Connections that one container may have open through the host at the same time.
 pub const FLOWS_MAX: u32 = 8_192;
 /// Bytes of one netlink answer.

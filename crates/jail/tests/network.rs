@@ -26,7 +26,7 @@ fn config() -> FabricConfig {
 }
 
 fn open() -> Fabric {
-    Fabric::open(&config()).expect("open the fabric")
+    Fabric::open(&config(), &[]).expect("open the fabric")
 }
 
 #[test]
@@ -173,6 +173,7 @@ fn a_policy_opens_its_own_destinations_to_its_own_container() {
         let policy = Policy {
             also: vec![(IpAddr::V4(index), 80)],
             names: vec![("index.example".into(), 81), ("index.example".into(), 82)],
+            ..Policy::default()
         };
         let first = fabric.attach(one.netns.as_fd(), &policy).expect("attach");
         let second = fabric.attach(two.netns.as_fd(), &Policy::default()).expect("attach");
@@ -208,7 +209,8 @@ fn a_policy_opens_its_own_destinations_to_its_own_container() {
         assert!(matches!(error([192, 168, 7, 7], 80), Err(Error::NotNamed(..))));
         assert!(matches!(error([169, 254, 169, 254], 81), Err(Error::Never(_))));
         assert!(matches!(error(second.address.octets(), 81), Err(Error::Never(_))));
-        assert!(matches!(fabric.allow(second.address, private, 81, ttl), Err(Error::Unknown(_))));
+        assert!(matches!(fabric.allow(second.address, private, 81, ttl), Err(Error::NotNamed(..))));
+        assert!(matches!(fabric.allow(HOST, private, 81, ttl), Err(Error::Unknown(_))));
         // The next holder of the address inherits nothing.
         first.detach();
         fabric.close().expect("close");
@@ -241,7 +243,7 @@ fn policies_that_cannot_be_kept_are_errors() {
         let container = Container::new();
         let refuse = |ip: &str| {
             let also = vec![(ip.parse().expect("address"), 80)];
-            let policy = Policy { also, names: Vec::new() };
+            let policy = Policy { also, ..Policy::default() };
             fabric.attach(container.netns.as_fd(), &policy).expect_err("refused")
         };
         assert!(matches!(refuse("fd00::1"), Error::Ipv6(_)));
@@ -261,7 +263,8 @@ fn nothing_is_left_behind() {
         let before = snapshot();
         let fabric = open();
         let containers: Vec<_> = (0..5).map(|_| Container::new()).collect();
-        let policy = Policy { also: vec![(IpAddr::from([10, 50, 0, 5]), 80)], names: Vec::new() };
+        let also = vec![(IpAddr::from([10, 50, 0, 5]), 80)];
+        let policy = Policy { also, ..Policy::default() };
         let attach = |container: &Container| {
             fabric.attach(container.netns.as_fd(), &policy).expect("attach")
         };
@@ -283,7 +286,8 @@ fn a_detached_container_leaves_no_interface_and_no_opening() {
         ["pal0a", "pal0b"].into_iter().for_each(await_up);
         let before = snapshot();
         let container = Container::new();
-        let policy = Policy { also: vec![(IpAddr::from([10, 50, 0, 5]), 80)], names: Vec::new() };
+        let also = vec![(IpAddr::from([10, 50, 0, 5]), 80)];
+        let policy = Policy { also, ..Policy::default() };
         let attachment = fabric.attach(container.netns.as_fd(), &policy).expect("attach");
         drop(container);
         attachment.detach();
@@ -350,6 +354,7 @@ fn an_emptied_firewall_is_put_back() {
         let policy = Policy {
             also: vec![(IpAddr::V4(index), 80)],
             names: vec![("index.example".into(), 81)],
+            ..Policy::default()
         };
         let attached = fabric.attach(container.netns.as_fd(), &policy).expect("attach");
         fabric.allow(attached.address, index, 81, soon()).expect("allow");

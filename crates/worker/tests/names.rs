@@ -154,19 +154,16 @@ fn with_host(test: impl FnOnce(&World, &Host) + Send) {
             subnet: None,
             dns_port: DNS_PORT,
         };
-        let fabric = Arc::new(Fabric::open(&config).expect("open the fabric"));
+        let fabric = Arc::new(Fabric::open(&config, &[]).expect("open the fabric"));
         let dir = tempfile::tempdir().expect("folder");
         let resolv_conf = dir.path().join("resolv.conf");
         std::fs::write(&resolv_conf, "nameserver 10.50.0.5\n").expect("write");
-        let gate = Arc::clone(&fabric);
         let config = ResolverConfig {
             listen: (fabric.gateway(), DNS_PORT).into(),
             resolv_conf: resolv_conf.clone(),
         };
-        let admit = Box::new(move |container, to: &[(Ipv4Addr, u16)], ttl| {
-            gate.allow_all(container, to, ttl).is_ok()
-        });
-        let resolver = runtime.block_on(Resolver::start(config, admit)).expect("start");
+        let resolver =
+            runtime.block_on(Resolver::start(config, Arc::clone(&fabric))).expect("start");
         let host = Host { runtime, fabric, resolver, resolv_conf, _dir: dir };
         test(world, &host);
         let start = Instant::now();
@@ -189,9 +186,9 @@ impl Guest {
     fn new(host: &Host, names: &[(&str, u16)]) -> Self {
         let names: Vec<_> = names.iter().map(|(name, port)| ((*name).to_owned(), *port)).collect();
         let container = Container::new();
-        let policy = Policy { also: Vec::new(), names: names.clone() };
+        let policy = Policy { names, ..Policy::default() };
         let attachment = host.fabric.attach(container.netns.as_fd(), &policy).expect("attach");
-        let registration = host.resolver.register(attachment.address, &names).expect("register");
+        let registration = host.resolver.register(attachment.address, &policy).expect("register");
         let gateway = (attachment.gateway, 53).into();
         Self { container, gateway, _registration: registration, _attachment: attachment }
     }

@@ -1,26 +1,30 @@
 //! The fabric's life: opening, attaching containers, closing.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::os::fd::BorrowedFd;
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::net::netdevice::name_to_index;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use super::guests::Guest;
+use super::heard::Heard;
+use super::keeping::{Kept, Remains, choose_slot};
 use super::link::{self, End, Mac};
 use super::netlink::Netlink;
-use super::opening::{anchor, check, choose_slot, choose_subnet, mtu, remove, sweep};
+use super::opening::{anchor, check, choose_subnet, mtu, remove};
 use super::pool::Pool;
-use super::ranges::{self, Subnet};
+use super::ranges::Subnet;
 use super::reaper::Reaper;
 use super::rules::{self, Ruleset};
 use super::slot::{Hold, Slot};
 use super::uplinks::Uplinks;
 use super::watch::Watch;
 use super::{Error, Policy, Result, at};
-use crate::limits::{EXTRA_SECONDS_AGAIN, EXTRA_SECONDS_MAX, EXTRAS_MAX, SENDING_MS_MAX};
+use crate::limits::SENDING_MS_MAX;
 
 /// What a fabric is called and where its addresses lie.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +46,7 @@ const INSIDE: &str = "eth0";
 /// The network of this server's containers.
 #[derive(Debug)]
 pub struct Fabric {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
     /// `None` once it is closed.
     threads: Mutex<Option<(Reaper, Watch)>>,
 }
@@ -51,28 +55,20 @@ pub struct Fabric {
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) slot: Slot,
-    subnet: Subnet,
-    gateway: Ipv4Addr,
+    pub(super) subnet: Subnet,
+    pub(super) gateway: Ipv4Addr,
     mtu: u32,
-    netlink: Mutex<Netlink>,
+    pub(super) netlink: Mutex<Netlink>,
     pub(super) uplinks: Mutex<Uplinks>,
     pool: Mutex<Pool>,
-    /// Extra destinations by container. Held while nft runs, so that what a container may reach
-    /// cannot be added after it was taken back.
-    extras: Mutex<HashMap<Ipv4Addr, Extras>>,
-    ruleset: Ruleset,
-    base_table: String,
+    /// What containers may reach. Held while nft runs, so that what a container may reach cannot
+    /// be added after it was taken back.
+    pub(super) guests: Mutex<HashMap<Ipv4Addr, Guest>>,
+    /// What containers were told of names. Locked last, and never while nft runs.
+    pub(super) heard: Mutex<HashMap<Ipv4Addr, Heard>>,
+    pub(super) ruleset: Ruleset,
+    pub(super) base_table: String,
     _hold: Hold,
-}
-
-#[derive(Debug, Default)]
-struct Extras {
-    /// The ports of named hosts.
-    ports: Vec<u16>,
-    /// What the policy names by address.
-    literal: Vec<(Ipv4Addr, u16)>,
-    /// What names resolved to, for a time that may be over.
-    resolved: Vec<(Ipv4Addr, u16)>,
 }
 
 /// One container's place in the network.
@@ -84,26 +80,36 @@ pub struct Attachment {
     pub gateway: Ipv4Addr,
     /// The host's end.
     pub interface: String,
-    detach: Option<std::sync::mpsc::SyncSender<Ipv4Addr>>,
+    pub(super) detach: Option<SyncSender<Ipv4Addr>>,
 }
 
 impl Fabric {
     /// Removes what killed servers left, then makes the table, the gateway and the background
     /// thread. The calling thread's network namespace is the host's.
     ///
+    /// `keep` describes the containers of an earlier server of the same data that are still
+    /// alive: the new table judges them from its first moment, and [`Fabric::adopt`] gives them
+    /// back. Those whose interfaces are gone are passed over.
+    ///
     /// # Errors
     /// A configuration that cannot be kept, a missing `nft`, or a step that the kernel refused;
-    /// what was made until then is removed.
-    pub fn open(config: &FabricConfig) -> Result<Self> {
+    /// what was made until then is removed, unless a container is kept.
+    pub fn open(config: &FabricConfig, keep: &[Kept]) -> Result<Self> {
         check(config)?;
         let _change = Hold::change(&config.table)?;
         let mut netlink = Netlink::open().map_err(Error::Netlink)?;
-        let (slot, hold) = choose_slot(config)?;
-        let inherited = sweep(config, &slot, &mut netlink)?;
-        let subnet = choose_subnet(config, &mut netlink)?;
+        let remains = Remains::look(config, &mut netlink)?;
+        let (slot, hold, keep) = choose_slot(config, &remains, keep)?;
+        let subnet = match keep.first() {
+            Some(kept) => kept.subnet,
+            None => choose_subnet(config, &mut netlink)?,
+        };
         let share = slot.share(subnet).ok_or(Error::Subnet(subnet))?;
         let gateway = Ipv4Addr::from_bits(share.base().to_bits() + 1);
-        let mut uplinks = Uplinks::new(&slot.table, &config.interface_prefix, inherited);
+        let inherited = remains.sweep(config, &slot, &keep, &mut netlink)?;
+        let uplinks = Uplinks::new(&slot.table, &config.interface_prefix, inherited);
+        let mut pool = Pool::new(share);
+        keep.iter().for_each(|kept| pool.reserve(kept.address));
         let ruleset = Ruleset {
             table: slot.table.clone(),
             ports: format!("{}*", slot.stem),
@@ -113,31 +119,29 @@ impl Fabric {
             gateway,
             dns_port: config.dns_port,
         };
-        let made = rules::apply(&ruleset.text(uplinks.switched()))
-            .and_then(|()| anchor(&slot, gateway, &mut netlink))
-            .and_then(|()| uplinks.look(&mut netlink))
-            .and_then(|()| mtu(&uplinks, &mut netlink));
-        let mtu = match made {
-            Ok(mtu) => mtu,
-            Err(error) => {
-                // The first error is the one to tell; what is left is swept by the next opening.
-                let _ = remove(&slot, &config.table, &mut uplinks, &mut netlink);
-                return Err(error);
-            }
-        };
-        let inner = Arc::new(Inner {
+        let (guests, heard) = remains.guests(&slot, &keep);
+        let mut inner = Inner {
             slot,
             subnet,
             gateway,
-            mtu,
+            mtu: 0,
             netlink: Mutex::new(netlink),
             uplinks: Mutex::new(uplinks),
-            pool: Mutex::new(Pool::new(share)),
-            extras: Mutex::default(),
+            pool: Mutex::new(pool),
+            guests: Mutex::new(guests),
+            heard: Mutex::new(heard),
             ruleset,
             base_table: config.table.clone(),
             _hold: hold,
-        });
+        };
+        if let Err(error) = inner.furnish_host() {
+            if keep.is_empty() {
+                // The first error is the one to tell; the next opening sweeps what is left.
+                let _ = inner.remove();
+            }
+            return Err(error);
+        }
+        let inner = Arc::new(inner);
         let threads = (Reaper::start(&inner)?, Watch::start(&inner)?);
         Ok(Self { inner, threads: Mutex::new(Some(threads)) })
     }
@@ -170,19 +174,12 @@ impl Fabric {
     /// was made until then is removed.
     pub fn attach(&self, netns: BorrowedFd<'_>, policy: &Policy) -> Result<Attachment> {
         let inner = &self.inner;
-        let also = inner.literal(policy)?;
-        let detach = match &*lock(&self.threads) {
-            Some((reaper, _)) => reaper.jobs(),
-            None => return Err(Error::Closed),
-        };
+        let guest = Guest::new(policy, inner.literal(policy)?);
+        let detach = self.detachments()?;
         let address = lock(&inner.pool).take()?;
-        let interface = inner.interface(address);
-        let attachment =
-            Attachment { address, gateway: inner.gateway, interface, detach: Some(detach) };
+        let attachment = inner.attachment(address, detach);
         // From here on dropping the attachment undoes what was done.
-        if !policy.also.is_empty() || !policy.names.is_empty() {
-            inner.admit_first(address, policy, &also)?;
-        }
+        inner.admit_first(address, guest)?;
         let mut inside = std::thread::scope(|scope| {
             scope.spawn(|| enter(netns)).join().unwrap_or_else(|_| Err(Error::Closed))
         })?;
@@ -193,8 +190,8 @@ impl Fabric {
     }
 
     /// Lets the container at `container` reach `ip` and `port` by TCP for `ttl`, at most
-    /// [`EXTRA_SECONDS_MAX`], because one of its policy's names has that address. A connection
-    /// that was opened in time goes on.
+    /// [`EXTRA_SECONDS_MAX`](crate::limits::EXTRA_SECONDS_MAX), because one of its policy's names
+    /// has that address. A connection that was opened in time goes on.
     ///
     /// # Errors
     /// As [`Fabric::allow_all`].
@@ -216,19 +213,50 @@ impl Fabric {
         self.inner.admit(container, to, ttl)
     }
 
+    /// Lets the addresses `ips` of `name` pass for the container at `container`, if its policy
+    /// allows that name: for `ttl`, at most [`super::TTL_MAX`], and some minutes more. A connection
+    /// that was opened in time goes on as long as the policy stands.
+    ///
+    /// # Errors
+    /// If the container is not known, if its policy does not allow the name, if nobody may reach
+    /// an address, or if `nft` fails (as it does when too many addresses pass already); then
+    /// none is let through.
+    pub fn admit_named(
+        &self,
+        container: Ipv4Addr,
+        name: &str,
+        ips: &[Ipv4Addr],
+        ttl: Duration,
+    ) -> Result<()> {
+        self.inner.admit_named(container, name, ips, ttl)
+    }
+
+    /// Remembers that a container that may reach everything was told the addresses `ips` of
+    /// `name`: a list with that name that comes later begins with them. Only for containers that
+    /// are kept ([`Fabric::kept`]). Never blocks for long.
+    pub fn hear(&self, container: Ipv4Addr, name: &str, ips: &[Ipv4Addr], ttl: Duration) {
+        self.inner.hear(container, name, ips, ttl);
+    }
+
     /// Ends all attachments and removes the table and the gateway: afterwards the host's
-    /// network is as it was before [`Fabric::open`]. Closing twice is fine.
+    /// network is as it was before [`Fabric::open`]. Where containers were left
+    /// ([`Fabric::leave`]) it removes what is not theirs. Closing twice is fine.
     ///
     /// # Errors
     /// The first thing that could not be undone, also by earlier detachments.
     pub fn close(&self) -> Result<()> {
         let Some((reaper, watch)) = lock(&self.threads).take() else { return Ok(()) };
         let ended = watch.stop().and(reaper.stop());
-        let inner = &self.inner;
-        let _change = Hold::change(&inner.base_table)?;
-        let mut uplinks = lock(&inner.uplinks);
-        let mut netlink = lock(&inner.netlink);
-        remove(&inner.slot, &inner.base_table, &mut uplinks, &mut netlink).and(ended)
+        let _change = Hold::change(&self.inner.base_table)?;
+        self.inner.remove_but_alone().and(ended)
+    }
+
+    /// The way to the background thread that takes attachments back.
+    pub(super) fn detachments(&self) -> Result<SyncSender<Ipv4Addr>> {
+        match &*lock(&self.threads) {
+            Some((reaper, _)) => Ok(reaper.jobs()),
+            None => Err(Error::Closed),
+        }
     }
 }
 
@@ -258,104 +286,32 @@ impl Drop for Attachment {
 
 impl Inner {
     pub(super) fn interface(&self, address: Ipv4Addr) -> String {
-        format!("{}{}", self.slot.stem, address.to_bits() & 0xfff)
+        self.slot.interface(address)
     }
 
-    /// The policy's literal destinations, checked.
-    fn literal(&self, policy: &Policy) -> Result<Vec<(Ipv4Addr, u16)>> {
-        if policy.also.len() + policy.names.len() > EXTRAS_MAX {
-            return Err(Error::TooMany);
-        }
-        let check = |(ip, port): &(IpAddr, u16)| match ip {
-            IpAddr::V4(ip) => self.reachable(*ip).map(|()| (*ip, *port)),
-            IpAddr::V6(_) => Err(Error::Ipv6(*ip)),
-        };
-        policy.also.iter().map(check).collect()
+    pub(super) fn attachment(&self, address: Ipv4Addr, detach: SyncSender<Ipv4Addr>) -> Attachment {
+        let (gateway, interface) = (self.gateway, self.interface(address));
+        Attachment { address, gateway, interface, detach: Some(detach) }
     }
 
-    fn reachable(&self, ip: Ipv4Addr) -> Result<()> {
-        if ranges::never(ip) || self.subnet.contains(ip) { Err(Error::Never(ip)) } else { Ok(()) }
+    /// Makes the table, the gateway and the ways out.
+    fn furnish_host(&mut self) -> Result<()> {
+        self.put_in_place()?;
+        let mut netlink = lock(&self.netlink);
+        anchor(&self.slot, self.gateway, &mut netlink)?;
+        let mut uplinks = lock(&self.uplinks);
+        uplinks.look(&mut netlink)?;
+        let mtu = mtu(&uplinks, &mut netlink)?;
+        drop((netlink, uplinks));
+        self.mtu = mtu;
+        Ok(())
     }
 
-    fn admit_first(
-        &self,
-        container: Ipv4Addr,
-        policy: &Policy,
-        also: &[(Ipv4Addr, u16)],
-    ) -> Result<()> {
-        let mut extras = lock(&self.extras);
-        let ports = policy.names.iter().map(|(_, port)| *port).collect();
-        extras.insert(container, Extras { ports, literal: also.to_vec(), resolved: Vec::new() });
-        if also.is_empty() {
-            return Ok(());
-        }
-        rules::apply(&rules::admission(&self.slot.table, container, also, None))
-    }
-
-    fn admit(&self, container: Ipv4Addr, to: &[(Ipv4Addr, u16)], ttl: Duration) -> Result<()> {
-        let mut to = to.to_vec();
-        to.sort_unstable();
-        to.dedup();
-        let mut extras = lock(&self.extras);
-        let known = extras.get_mut(&container).ok_or(Error::Unknown(container))?;
-        for (ip, port) in &to {
-            self.reachable(*ip)?;
-            if !known.ports.contains(port) {
-                return Err(Error::NotNamed(container, *port));
-            }
-        }
-        // What passes for good needs no time.
-        to.retain(|to| !known.literal.contains(to));
-        let (old, new): (Vec<_>, Vec<_>) =
-            to.iter().copied().partition(|to| known.resolved.contains(to));
-        if to.is_empty() {
-            return Ok(());
-        }
-        if known.literal.len() + known.resolved.len() + new.len() > EXTRAS_MAX {
-            return Err(Error::TooMany);
-        }
-        let table = &self.slot.table;
-        let seconds = ttl.as_secs().clamp(1, EXTRA_SECONDS_MAX);
-        let mut text = String::new();
-        if !old.is_empty() {
-            // Adding an element that is there does not prolong it.
-            text += &rules::withdrawal(table, container, &old);
-        }
-        text += &rules::admission(table, container, &to, Some(seconds));
-        known.resolved.extend(new);
-        rules::apply(&text)
-    }
-
-    /// Takes back all extra destinations of a container.
-    pub(super) fn withdraw(&self, container: Ipv4Addr) -> Result<()> {
-        let Some(known) = lock(&self.extras).remove(&container) else { return Ok(()) };
-        let all = [known.literal, known.resolved].concat();
-        if all.is_empty() {
-            return Ok(());
-        }
-        let text = rules::withdrawal(&self.slot.table, container, &all);
-        // It fails where somebody has just emptied the firewall.
-        rules::apply(&text).or_else(|_| self.put_back().and_then(|()| rules::apply(&text)))
-    }
-
-    /// Makes the table again if somebody has deleted it, with what containers may reach.
-    pub(super) fn put_back(&self) -> Result<()> {
-        let table = &self.slot.table;
-        if rules::tables()?.contains(table) {
-            return Ok(());
-        }
-        let uplinks = lock(&self.uplinks);
-        let extras = lock(&self.extras);
-        let mut text = self.ruleset.text(uplinks.switched());
-        for (container, known) in extras.iter() {
-            let again = Some(EXTRA_SECONDS_AGAIN);
-            for (to, seconds) in [(&known.literal, None), (&known.resolved, again)] {
-                if !to.is_empty() {
-                    text += &rules::admission(table, *container, to, seconds);
-                }
-            }
-        }
-        rules::apply(&text)
+    /// Removes everything.
+    pub(super) fn remove(&self) -> Result<()> {
+        let mut uplinks = lock(&self.uplinks);
+        let mut netlink = lock(&self.netlink);
+        remove(&self.slot, &self.base_table, &mut uplinks, &mut netlink)
     }
 
     /// The address may be given to another container.

@@ -9,6 +9,14 @@
 //! other containers and all of IPv6. What is closed is refused at once, not left to time out.
 //! A container that is not attached has nothing but its loopback.
 //!
+//! A [`Policy`] may narrow the public addresses to a list of ranges and of host names, and may be
+//! changed while the container runs: what it no longer allows is cut. Connections to addresses
+//! that a list allows by name carry a connection mark (`ct mark`).
+//!
+//! A container may outlive its server: [`Fabric::kept`] describes its place, and a fabric that is
+//! opened with that description has it again, with connections and all. Until then the kernel
+//! keeps the rules, and other servers leave them alone.
+//!
 //! What cannot be helped from here: tables of others on the same host are asked as well, and a
 //! packet that one of them drops is lost. A host whose forward policy is *drop* (as container
 //! engines set it) or whose input policy is needs rules that let the interfaces
@@ -22,9 +30,15 @@
 pub mod ranges;
 
 mod fabric;
+mod guests;
+mod heard;
+mod keeping;
 mod link;
+mod lists;
+mod memory;
 mod netlink;
 mod opening;
+mod policy;
 mod pool;
 mod reaper;
 mod rules;
@@ -37,20 +51,11 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
 pub use fabric::{Attachment, Fabric, FabricConfig};
+pub use guests::TTL_MAX;
+pub use keeping::Kept;
+pub use policy::{Outbound, Policy};
 pub use ranges::Subnet;
 pub use survey::{Survey, survey};
-
-/// What a container with a network may reach beside public addresses. The default is nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Policy {
-    /// Addresses and TCP ports that pass although they lie in a private range or are the host's
-    /// own. IPv6, loopback, link-local, multicast and reserved addresses are errors: they stay
-    /// closed whatever is asked.
-    pub also: Vec<(IpAddr, u16)>,
-    /// Host names and TCP ports whose addresses pass once somebody resolved them and called
-    /// [`Fabric::allow`]; `allow` refuses a container the ports that are not named here.
-    pub names: Vec<(String, u16)>,
-}
 
 /// Why a fabric or an attachment could not be made or undone.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +73,10 @@ pub enum Error {
     NoSubnet,
     #[error("network dns port 0 is no port")]
     DnsPort,
-    #[error("all {} networks of this host are in use by running servers", crate::limits::SLOTS_MAX)]
+    #[error(
+        "all {} networks of this host are in use by servers or by containers that outlived theirs",
+        crate::limits::SLOTS_MAX
+    )]
     NoSlot,
     #[error("another server on this host is opening or closing its network and does not finish")]
     Busy,
@@ -94,6 +102,21 @@ pub enum Error {
     Never(Ipv4Addr),
     #[error("network policy names more than {} extra destinations", crate::limits::EXTRAS_MAX)]
     TooMany,
+    #[error("network policy lists more than {} ranges or host names", crate::limits::LISTED_MAX)]
+    TooLong,
+    #[error("network policy has an allow list and extra destinations: only one of them goes")]
+    Mixed,
+    #[error(
+        "network policy lists {0:?}, which is neither a host name nor `*.` and a host name \
+        (other letters than ascii are written as xn--…, addresses as a range)"
+    )]
+    Domain(String),
+    #[error("the extra destinations of a network policy cannot be changed")]
+    Fixed,
+    #[error("the policy of the container at {0} does not allow the name {1:?}")]
+    NotAllowed(Ipv4Addr, String),
+    #[error("the network of the container behind {0} is gone")]
+    Gone(String),
     #[error("no container with a network has the address {0}")]
     Unknown(Ipv4Addr),
     #[error("the policy of the container at {0} names no host with port {1}")]

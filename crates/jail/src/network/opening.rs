@@ -5,9 +5,10 @@ use std::os::fd::AsFd;
 
 use super::fabric::{FabricConfig, close_ipv6, index, inner_mac, outer_mac};
 use super::link::{self, End};
+use super::memory::Memory;
 use super::netlink::Netlink;
 use super::ranges::{self, Subnet};
-use super::slot::{Hold, Slot};
+use super::slot::Slot;
 use super::uplinks::Uplinks;
 use super::{Error, Result, at, rules};
 
@@ -40,51 +41,6 @@ fn is_private(subnet: Subnet) -> bool {
     ranges::PRIVATE.iter().any(|range| range.contains(subnet.base()))
 }
 
-/// The first slot that no living server has.
-pub(super) fn choose_slot(config: &FabricConfig) -> Result<(Slot, Hold)> {
-    for slot in Slot::all(&config.table, &config.interface_prefix) {
-        if let Some(hold) = slot.take()? {
-            return Ok((slot, hold));
-        }
-    }
-    Err(Error::NoSlot)
-}
-
-/// Removes what killed servers left in our slot and in others. Returns the interfaces whose
-/// forwarding a server of these names, living or not, has switched on.
-pub(super) fn sweep(
-    config: &FabricConfig,
-    ours: &Slot,
-    netlink: &mut Netlink,
-) -> Result<Vec<String>> {
-    let tables = rules::tables()?;
-    let links = link::links(netlink).map_err(|e| Error::List("interfaces", e))?;
-    let mut switched = Vec::new();
-    for slot in Slot::all(&config.table, &config.interface_prefix) {
-        let has_table = tables.contains(&slot.table);
-        let owned: Vec<_> = links.iter().filter(|l| l.is_veth && slot.owns(&l.name)).collect();
-        if has_table {
-            switched.extend(rules::read_uplinks(&slot.table)?);
-        }
-        let is_ours = slot == *ours;
-        let is_dead = !is_ours && (has_table || !owned.is_empty()) && slot.take()?.is_some();
-        if is_ours || is_dead {
-            for link in owned {
-                link::regroup(netlink, &link.name, slot.dying_group)
-                    .map_err(at("mark a left-over interface", &link.name))?;
-            }
-            link::delete_group(netlink, slot.dying_group)
-                .map_err(at("delete left-over interfaces", &slot.stem))?;
-        }
-        if is_dead && has_table {
-            rules::apply(&rules::deletion(&slot.table))?;
-        }
-    }
-    switched.sort();
-    switched.dedup();
-    Ok(switched)
-}
-
 /// The configured subnet, or the first that no route of the host overlaps.
 pub(super) fn choose_subnet(config: &FabricConfig, netlink: &mut Netlink) -> Result<Subnet> {
     let links = link::links(netlink).map_err(|e| Error::List("interfaces", e))?;
@@ -108,9 +64,14 @@ pub(super) fn choose_subnet(config: &FabricConfig, netlink: &mut Netlink) -> Res
     all.into_iter().find(|subnet| taken(*subnet).is_none()).ok_or(Error::NoSubnet)
 }
 
-/// Makes the interface that holds the gateway's address as long as the fabric lives.
+/// Makes the interface that holds the gateway's address as long as the fabric lives. It is there
+/// where a container outlived the last server.
 pub(super) fn anchor(slot: &Slot, gateway: Ipv4Addr, netlink: &mut Netlink) -> Result<()> {
     let [name, other] = &slot.anchors;
+    let links = link::links(netlink).map_err(|e| Error::List("interfaces", e))?;
+    if links.iter().any(|link| link.name == *name) {
+        return Ok(());
+    }
     let here = std::fs::File::open("/proc/thread-self/ns/net")
         .map_err(at("open the host's network namespace", name))?;
     let outer = End { name, mac: outer_mac(gateway) };
@@ -157,7 +118,7 @@ fn uplinks_of_others(slot: &Slot, base_table: &str) -> Result<Vec<String>> {
     };
     let mut kept = Vec::new();
     for table in rules::tables()?.iter().filter(|table| is_other(table)) {
-        kept.extend(rules::read_uplinks(table)?);
+        kept.extend(Memory::read(table)?.uplinks);
     }
     Ok(kept)
 }

@@ -33,6 +33,11 @@ impl Pool {
         Err(Error::NoAddress)
     }
 
+    /// Takes an address that a container has already.
+    pub(super) fn reserve(&mut self, address: Ipv4Addr) {
+        self.used.insert(address);
+    }
+
     pub(super) fn give_back(&mut self, address: Ipv4Addr) {
         self.used.remove(&address);
     }
@@ -54,5 +59,8 @@ mod tests {
         assert_eq!(all.last(), Some(&first));
         assert_eq!(all[ATTACHED_MAX as usize - 2].to_string(), "10.213.31.254");
         assert!(matches!(pool.take(), Err(Error::NoAddress)));
+        let mut pool = Pool::new(share);
+        pool.reserve(first);
+        assert_eq!(pool.take().expect("second").to_string(), "10.213.16.3");
     }
 }

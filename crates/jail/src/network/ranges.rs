@@ -4,8 +4,11 @@
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// An IPv4 range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Subnet {
     base: Ipv4Addr,
     bits: u8,
@@ -71,6 +74,20 @@ impl FromStr for Subnet {
     }
 }
 
+impl From<Subnet> for String {
+    fn from(subnet: Subnet) -> Self {
+        subnet.to_string()
+    }
+}
+
+impl TryFrom<String> for Subnet {
+    type Error = NotARange;
+
+    fn try_from(text: String) -> Result<Self, NotARange> {
+        text.parse()
+    }
+}
+
 const fn mask(bits: u8) -> u32 {
     match bits {
         0 => 0,
@@ -105,6 +122,19 @@ pub const PRIVATE: &[Subnet] = &[
     range(192, 168, 0, 0, 16),
     range(198, 18, 0, 0, 15),
 ];
+
+/// The ranges without those that lie in others of them: a firewall set takes no overlaps.
+pub(super) fn merged(ranges: &[Subnet]) -> Vec<Subnet> {
+    let mut widest_first = ranges.to_vec();
+    widest_first.sort_by_key(|range| range.bits());
+    let mut kept: Vec<Subnet> = Vec::new();
+    for range in widest_first {
+        if !kept.iter().any(|wider| wider.contains(range.base())) {
+            kept.push(range);
+        }
+    }
+    kept
+}
 
 /// Whether `address` is closed to every container.
 #[must_use]
@@ -160,6 +190,9 @@ mod tests {
         assert!(wide.overlaps(narrow) && narrow.overlaps(wide));
         assert!(!narrow.overlaps("10.214.0.0/16".parse().expect("range")));
         assert_eq!(narrow.to_string(), "10.213.0.0/16");
+        let nested = ["10.213.0.0/16", "10.0.0.0/8", "192.0.2.0/24", "10.0.0.0/8"];
+        let nested: Vec<Subnet> = nested.iter().map(|text| text.parse().expect("range")).collect();
+        assert_eq!(merged(&nested), [wide, "192.0.2.0/24".parse().expect("range")]);
         for bad in ["10.0.0.1/8", "10.0.0.0", "10.0.0.0/33", "x/8"] {
             assert!(bad.parse::<Subnet>().is_err(), "{bad}");
         }

@@ -72,7 +72,7 @@ fn run(inner: &Inner, inbox: &Receiver<Ipv4Addr>, mut netlink: Netlink) -> Resul
 
 /// Deletes the interfaces of the containers at `leaving`, and takes back what they could reach.
 /// An address whose traces could not be removed is not given to anybody again.
-fn reap(inner: &Inner, leaving: &[Ipv4Addr], netlink: &mut Netlink) -> Result<()> {
+pub(super) fn reap(inner: &Inner, leaving: &[Ipv4Addr], netlink: &mut Netlink) -> Result<()> {
     let group = inner.slot.dying_group;
     for address in leaving {
         let interface = inner.interface(*address);

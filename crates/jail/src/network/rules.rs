@@ -3,7 +3,9 @@
 //! Every packet of a container is judged twice, before and after the host's own address
 //! translation (which may turn a closed destination into an open-looking one and back). A TCP
 //! connection that a container was allowed to open goes on when the time of an extra destination
-//! is over; nothing that somebody else opened lets a container send more than answers.
+//! is over; nothing that somebody else opened lets a container send more than answers. Containers
+//! with an allow list are judged by chains of their own ([`super::lists`]), and so are the answers
+//! to them.
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
@@ -53,6 +55,9 @@ table inet {table} {{
   set never {{ type ipv4_addr; flags interval; auto-merge; elements = {{ {never} }}; }}
   set private {{ type ipv4_addr; flags interval; auto-merge; elements = {{ {private} }}; }}
   set flows {{ type ipv4_addr; size 65535; flags dynamic; }}
+  set kept {{ type ipv4_addr; }}
+  map lists {{ type ipv4_addr : verdict; }}
+  map replies {{ type ipv4_addr : verdict; }}
   chain refuse {{
     meta l4proto tcp reject with tcp reset
     reject with icmpx type admin-prohibited
@@ -62,6 +67,7 @@ table inet {table} {{
     fib daddr type local goto inward
     fib daddr type {{ broadcast, anycast, multicast, unspec }} goto refuse
     ip daddr @never goto refuse
+    ip saddr vmap @lists
     ip saddr . ip daddr . tcp dport @extra accept
     meta l4proto tcp ct state established ct direction original accept
     ip daddr @private goto refuse
@@ -96,8 +102,9 @@ table inet {table} {{
     type filter hook forward priority filter; policy accept;
     iifname "{ports}" oifname "{all_ports}" goto refuse
     iifname "{ports}" goto outward
-    oifname "{ports}" ct state established,related accept
-    oifname "{ports}" goto refuse
+    oifname "{ports}" ct state != {{ established, related }} goto refuse
+    oifname "{ports}" ip daddr vmap @replies
+    oifname "{ports}" accept
     iifname @uplinks oifname != "{all_ports}" drop
   }}
   chain leave {{
@@ -136,6 +143,11 @@ pub(super) fn withdrawal(table: &str, from: Ipv4Addr, to: &[(Ipv4Addr, u16)]) ->
     add + &delete
 }
 
+/// Text that says that the container outlives its server.
+pub(super) fn keep(table: &str, container: Ipv4Addr) -> String {
+    format!("add element inet {table} kept {{ {container} }}\n")
+}
+
 /// Text that sets the names of the interfaces whose forwarding is switched on by us.
 pub(super) fn uplinks(table: &str, names: &[String]) -> String {
     let mut text = format!("flush set inet {table} uplinks\n");
@@ -157,16 +169,6 @@ pub(super) fn tables() -> Result<Vec<String>> {
     Ok(listing.iter().filter_map(name).collect())
 }
 
-/// The interfaces that `table` says were switched on; none if it has no such set.
-pub(super) fn read_uplinks(table: &str) -> Result<Vec<String>> {
-    let sets = list_json(&["-j", "list", "table", "inet", table])?;
-    let set = sets.iter().filter_map(|entry| entry.get("set"));
-    let mut named = set.filter(|set| set.get("name").is_some_and(|name| name == "uplinks"));
-    let elements = named.next().and_then(|set| set.get("elem")?.as_array().cloned());
-    let name = |element: serde_json::Value| element.as_str().map(str::to_owned);
-    Ok(elements.unwrap_or_default().into_iter().filter_map(name).collect())
-}
-
 /// Base chains of filters with policy *drop* on the way of forwarded or incoming packets.
 pub(super) fn dropping_chains() -> Result<Vec<String>> {
     let listing = list_json(&["-j", "list", "chains"])?;
@@ -181,7 +183,7 @@ pub(super) fn dropping_chains() -> Result<Vec<String>> {
     Ok(listing.iter().filter_map(dropping).collect())
 }
 
-fn list_json(args: &[&str]) -> Result<Vec<serde_json::Value>> {
+pub(super) fn list_json(args: &[&str]) -> Result<Vec<serde_json::Value>> {
     let output = run(args, "")?;
     let listing: serde_json::Value =
         serde_json::from_slice(&output).map_err(|error| Error::Nft(error.to_string()))?;
@@ -234,7 +236,7 @@ fn read_all(file: &mut File) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn list<'a>(ranges: impl IntoIterator<Item = &'a Subnet>) -> String {
+pub(super) fn list<'a>(ranges: impl IntoIterator<Item = &'a Subnet>) -> String {
     let texts: Vec<_> = ranges.into_iter().map(ToString::to_string).collect();
     texts.join(", ")
 }

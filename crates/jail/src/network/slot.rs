@@ -7,6 +7,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
+use super::lists::number;
 use super::ranges::Subnet;
 use super::{Error, Result};
 use crate::limits::{CHANGE_MS_MAX, SLOTS_MAX};
@@ -94,6 +95,11 @@ impl Slot {
         let is_port =
             number.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
         is_port || self.anchors.iter().any(|anchor| anchor == interface)
+    }
+
+    /// The host's end of the container at `address`.
+    pub(super) fn interface(&self, address: Ipv4Addr) -> String {
+        format!("{}{}", self.stem, number(address))
     }
 
     /// This slot's share of the subnet: 4,096 addresses of a /16.

@@ -17,6 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use worker::door::Routes;
+use worker::networks::NetworksConfig;
 use worker::{Networks, Worker};
 
 use crate::admin::{Desk, Tools};
@@ -199,7 +200,7 @@ async fn start(serve: &Serve, data: &Data, address: std::net::SocketAddr) -> Res
     let tables: Arc<[RpcTable]> = Arc::new([client_rows(), router_rows()]);
     let (report, reports) = mpsc::channel(plane::limits::REPORTS_MAX);
     let (order, orders) = mpsc::channel(plane::limits::ORDERS_MAX);
-    let networks = Arc::new(Networks::open().await);
+    let networks = Arc::new(Networks::open(NetworksConfig::default()).await);
     if let Some(why) = networks.missing() {
         tracing::warn!(why, "containers can have no network: functions need block_network=True");
     }

@@ -126,7 +126,7 @@ pub(super) fn network() -> Result<Survey> {
     let found = survey(&config)?;
     let trial = || {
         unshare(CloneFlags::CLONE_NEWNET).context("making a network namespace")?;
-        let fabric = Fabric::open(&config)?;
+        let fabric = Fabric::open(&config, &[])?;
         fabric.close().context("undoing the trial")
     };
     let tried = std::thread::scope(|scope| scope.spawn(trial).join());

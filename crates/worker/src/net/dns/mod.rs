@@ -5,8 +5,13 @@
 //! holds an address that the container could not reach: private and special IPv4 addresses and
 //! all of IPv6 are taken out of it, in every section, whatever name they are given for. An answer
 //! of which nothing is left is an empty one (NOERROR), which programs take as "has no address"
-//! without asking again. Only names that the container's policy lists keep their addresses: each
+//! without asking again. Only hosts that the container's policy names keep their addresses: each
 //! is let through the firewall before the answer is sent.
+//!
+//! A container with an allow list may ask for the host names of its list only, whatever the type
+//! of the record; the others do not exist (NXDOMAIN), and no question for them leaves this
+//! process. Without host names in the list no name resolves. The name that is asked for decides:
+//! aliases behind it may be called anything. Its addresses pass the firewall before they are told.
 //!
 //! Refused are zone transfers, ANY, classes other than IN, and reverse lookups of closed ranges
 //! do not exist (NXDOMAIN): they would tell of the host's network. AAAA, and SVCB and HTTPS
@@ -17,10 +22,10 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::Name;
+use jail::network::{Fabric, Outbound, Policy, TTL_MAX, ranges};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -34,16 +39,12 @@ mod upstream;
 
 use question::Verdict;
 use servers::Servers;
+use sift::Found;
 
 use crate::limits::{
-    ADMITTED_SECONDS_MIN, DNS_CONNECTIONS_MAX, DNS_CONNECTIONS_PER_CONTAINER_MAX,
-    NAMES_PER_CONTAINER_MAX, QUESTION_BYTES_MAX, QUESTIONS_MAX, QUESTIONS_PER_CONTAINER_MAX,
-    UDP_ANSWER_BYTES_MAX,
+    DNS_CONNECTIONS_MAX, DNS_CONNECTIONS_PER_CONTAINER_MAX, NAMES_PER_CONTAINER_MAX,
+    QUESTION_BYTES_MAX, QUESTIONS_MAX, QUESTIONS_PER_CONTAINER_MAX, UDP_ANSWER_BYTES_MAX,
 };
-
-/// Lets the container (first) reach addresses and TCP ports for a time; answers whether it may
-/// now. It may block.
-pub type Admit = dyn Fn(Ipv4Addr, &[(Ipv4Addr, u16)], Duration) -> bool + Send + Sync;
 
 /// Where the resolver listens and whom it asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +79,7 @@ pub struct Resolver {
 struct Shared {
     containers: Mutex<HashMap<Ipv4Addr, Arc<Container>>>,
     servers: Servers,
-    admit: Box<Admit>,
+    fabric: Arc<Fabric>,
     questions: Arc<Semaphore>,
     connections: Arc<Semaphore>,
     stop: CancellationToken,
@@ -95,10 +96,18 @@ impl std::fmt::Debug for Shared {
 #[derive(Debug)]
 struct Container {
     address: Ipv4Addr,
-    /// Ports of the hosts that its policy names.
-    names: HashMap<Name, Vec<u16>>,
+    rights: Mutex<Arc<Rights>>,
     questions: Arc<Semaphore>,
     connections: Arc<Semaphore>,
+}
+
+/// What a policy says of names.
+#[derive(Debug)]
+struct Rights {
+    /// Which names may be asked for.
+    outbound: Outbound,
+    /// Ports of the hosts that the policy names.
+    ports: HashMap<Name, Vec<u16>>,
 }
 
 /// A container's right to ask; it ends with this value.
@@ -116,12 +125,12 @@ enum Transport {
 }
 
 impl Resolver {
-    /// Listens by UDP and TCP. `admit` is called with the addresses of named hosts before their
-    /// answer is sent. Port 0 takes a free one.
+    /// Listens by UDP and TCP. `fabric` lets the addresses of named hosts pass before their answer
+    /// is sent. Port 0 takes a free one.
     ///
     /// # Errors
     /// If the address cannot be had.
-    pub async fn start(config: ResolverConfig, admit: Box<Admit>) -> Result<Self, Error> {
+    pub async fn start(config: ResolverConfig, fabric: Arc<Fabric>) -> Result<Self, Error> {
         let failed = |error| Error::Listen(config.listen, error);
         let udp = UdpSocket::bind(config.listen).await.map_err(failed)?;
         let address = udp.local_addr().map_err(failed)?;
@@ -129,7 +138,7 @@ impl Resolver {
         let shared = Arc::new(Shared {
             containers: Mutex::default(),
             servers: Servers::new(config.resolv_conf),
-            admit,
+            fabric,
             questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
             connections: Arc::new(Semaphore::new(DNS_CONNECTIONS_MAX)),
             stop: CancellationToken::new(),
@@ -146,28 +155,15 @@ impl Resolver {
         self.address
     }
 
-    /// Lets the container at `address` ask. The addresses of hosts in `names` are let through to
-    /// it on the given ports. An earlier registration of the same address ends.
+    /// Lets the container at `address` ask for what `policy` allows. An earlier registration of
+    /// the same address ends.
     ///
     /// # Errors
     /// A name that is none, or too many of them.
-    pub fn register(
-        &self,
-        address: Ipv4Addr,
-        names: &[(String, u16)],
-    ) -> Result<Registration, Error> {
-        if names.len() > NAMES_PER_CONTAINER_MAX {
-            return Err(Error::TooMany);
-        }
-        let mut known: HashMap<Name, Vec<u16>> = HashMap::new();
-        for (name, port) in names {
-            let parsed = Name::from_ascii(name).ok().filter(|parsed| !parsed.is_root());
-            let parsed = parsed.ok_or_else(|| Error::Name(name.clone()))?;
-            known.entry(folded(&parsed)).or_default().push(*port);
-        }
+    pub fn register(&self, address: Ipv4Addr, policy: &Policy) -> Result<Registration, Error> {
         let container = Arc::new(Container {
             address,
-            names: known,
+            rights: Mutex::new(Arc::new(Rights::of(policy)?)),
             questions: Arc::new(Semaphore::new(QUESTIONS_PER_CONTAINER_MAX)),
             connections: Arc::new(Semaphore::new(DNS_CONNECTIONS_PER_CONTAINER_MAX)),
         });
@@ -180,6 +176,45 @@ impl Resolver {
         self.shared.stop.cancel();
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
+    }
+}
+
+impl Registration {
+    /// Judges the container's questions by `policy` from now on.
+    ///
+    /// # Errors
+    /// As [`Resolver::register`]; then the old policy stands.
+    pub fn set_policy(&self, policy: &Policy) -> Result<(), Error> {
+        let rights = Arc::new(Rights::of(policy)?);
+        *lock(&self.container.rights) = rights;
+        Ok(())
+    }
+}
+
+impl Rights {
+    fn of(policy: &Policy) -> Result<Self, Error> {
+        if policy.names.len() > NAMES_PER_CONTAINER_MAX {
+            return Err(Error::TooMany);
+        }
+        let mut ports: HashMap<Name, Vec<u16>> = HashMap::new();
+        for (name, port) in &policy.names {
+            let parsed = Name::from_ascii(name).ok().filter(|parsed| !parsed.is_root());
+            let parsed = parsed.ok_or_else(|| Error::Name(name.clone()))?;
+            ports.entry(folded(&parsed)).or_default().push(*port);
+        }
+        Ok(Self { outbound: policy.outbound.clone(), ports })
+    }
+
+    /// The answer to a question that may not be asked.
+    fn refusal(&self, asked: &Message) -> Option<ResponseCode> {
+        let [question] = asked.queries.as_slice() else { return None };
+        let name = folded(&question.name).to_ascii();
+        match asked.metadata.op_code {
+            OpCode::Query if self.outbound.allows(&name) => None,
+            OpCode::Query if self.outbound.allows_below(&name) => Some(ResponseCode::NoError),
+            OpCode::Query => Some(ResponseCode::NXDomain),
+            _ => None,
+        }
     }
 }
 
@@ -220,15 +255,22 @@ impl Shared {
             Ok(asked) => asked,
             Err(reply) => return reply,
         };
-        let reply = match question::judge(&asked) {
-            Verdict::Answer(code) => reply_to(&asked, code),
-            Verdict::Ask => self.forward(container, &asked).await,
-        };
+        let rights = Arc::clone(&lock(&container.rights));
+        let reply =
+            match rights.refusal(&asked).map_or_else(|| question::judge(&asked), Verdict::Answer) {
+                Verdict::Answer(code) => reply_to(&asked, code),
+                Verdict::Ask => self.forward(container.address, &rights, &asked).await,
+            };
         encode(&reply, &asked, transport)
     }
 
     /// Asks the host's resolvers, and takes out of the answer what is closed.
-    async fn forward(self: &Arc<Self>, container: &Container, asked: &Message) -> Message {
+    async fn forward(
+        self: &Arc<Self>,
+        container: Ipv4Addr,
+        rights: &Rights,
+        asked: &Message,
+    ) -> Message {
         let Some(question) = asked.queries.first() else {
             return reply_to(asked, ResponseCode::FormErr);
         };
@@ -236,38 +278,71 @@ impl Shared {
         let Some(answer) = upstream::ask(&servers, question).await else {
             return reply_to(asked, ResponseCode::ServFail);
         };
-        let ports = container.names.get(&folded(&question.name));
-        let admitted = match ports {
-            Some(ports) => self.admit_named(container, &answer, question, ports).await,
-            None => Vec::new(),
-        };
         let mut reply = reply_to(asked, answer.metadata.response_code);
-        sift::fill(&mut reply, answer, question, &admitted);
+        let found = sift::addresses(&answer, question);
+        if rights.outbound == Outbound::Open {
+            let admitted = self.admit(container, rights, question, &found).await;
+            let passes = |ip| admitted.contains(&ip) || !ranges::refused(ip);
+            sift::fill(&mut reply, answer, question, passes);
+            return reply;
+        }
+        let Some(listed) = self.admit_listed(container, question, &found).await else {
+            return reply_to(asked, ResponseCode::ServFail);
+        };
+        sift::fill(&mut reply, answer, question, |ip| listed.contains(&ip));
+        let ttl_max = u32::try_from(TTL_MAX.as_secs()).unwrap_or(u32::MAX);
+        reply.answers.iter_mut().for_each(|record| record.ttl = record.ttl.min(ttl_max));
         reply
     }
 
-    /// The addresses of a named host that are let through; none if they cannot be.
-    async fn admit_named(
+    /// The addresses of a host that the policy names that are let through; none if they cannot
+    /// be. What is told besides is remembered, in case that the policy becomes a list.
+    async fn admit(
         self: &Arc<Self>,
-        container: &Container,
-        answer: &Message,
-        question: &hickory_proto::op::Query,
-        ports: &[u16],
+        container: Ipv4Addr,
+        rights: &Rights,
+        question: &Query,
+        found: &Found,
     ) -> Vec<Ipv4Addr> {
-        let found = sift::addresses(answer, question);
-        let ttl = Duration::from_secs(found.ttl_seconds.max(ADMITTED_SECONDS_MIN));
+        let Some(ports) = rights.ports.get(&folded(&question.name)) else {
+            let name = folded(&question.name).to_ascii();
+            self.fabric.hear(container, &name, &found.open(), found.time());
+            return Vec::new();
+        };
         let pairs = |ip: &Ipv4Addr| ports.iter().map(|port| (*ip, *port)).collect::<Vec<_>>();
         let to: Vec<_> = found.addresses.iter().flat_map(pairs).collect();
-        if to.is_empty() {
-            return Vec::new();
-        }
-        let (shared, address) = (Arc::clone(self), container.address);
-        let admit = move || (shared.admit)(address, &to, ttl);
+        let (fabric, time) = (Arc::clone(&self.fabric), found.time());
+        let admit = move || to.is_empty() || passed(fabric.allow_all(container, &to, time));
         match tokio::task::spawn_blocking(admit).await {
-            Ok(true) => found.addresses,
+            Ok(true) => found.addresses.clone(),
             _ => Vec::new(),
         }
     }
+
+    /// The addresses of a name on the container's list, which pass now; `None` if they cannot be
+    /// let through.
+    async fn admit_listed(
+        self: &Arc<Self>,
+        container: Ipv4Addr,
+        question: &Query,
+        found: &Found,
+    ) -> Option<Vec<Ipv4Addr>> {
+        let addresses = found.open();
+        if addresses.is_empty() {
+            return Some(addresses);
+        }
+        let (fabric, time) = (Arc::clone(&self.fabric), found.time());
+        let (name, to) = (folded(&question.name).to_ascii(), addresses.clone());
+        let admit = move || passed(fabric.admit_named(container, &name, &to, time));
+        tokio::task::spawn_blocking(admit).await.ok()?.then_some(addresses)
+    }
+}
+
+fn passed(admitted: jail::network::Result<()>) -> bool {
+    if let Err(error) = &admitted {
+        tracing::debug!(%error, "the addresses of a name are not let through");
+    }
+    admitted.is_ok()
 }
 
 /// The message as a question, or what to answer to what is none.

@@ -1,6 +1,7 @@
 //! Taking closed addresses out of answers.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use hickory_proto::op::{Message, Query};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
@@ -8,7 +9,7 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 use jail::network::ranges;
 
 use super::folded;
-use crate::limits::ADMITTED_PER_ANSWER_MAX;
+use crate::limits::{ADMITTED_PER_ANSWER_MAX, ADMITTED_SECONDS_MIN};
 
 /// The addresses that an answer gives for the name that was asked for.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,6 +17,18 @@ pub(super) struct Found {
     pub(super) addresses: Vec<Ipv4Addr>,
     /// The shortest time to live among them.
     pub(super) ttl_seconds: u64,
+}
+
+impl Found {
+    /// Those that are closed to nobody.
+    pub(super) fn open(&self) -> Vec<Ipv4Addr> {
+        self.addresses.iter().copied().filter(|ip| !ranges::refused(*ip)).collect()
+    }
+
+    /// For how long they are to pass.
+    pub(super) fn time(&self) -> Duration {
+        Duration::from_secs(self.ttl_seconds.max(ADMITTED_SECONDS_MIN))
+    }
 }
 
 /// The addresses at the end of the question's chain of aliases, but for those that no container
@@ -56,11 +69,20 @@ fn chain(answer: &Message, name: &Name) -> Vec<Name> {
     names
 }
 
-/// Moves into `reply` what of `answer` may be told: no closed address in any section but those
-/// in `admitted`, and nothing at all if every address that was asked for is closed.
-pub(super) fn fill(reply: &mut Message, answer: Message, question: &Query, admitted: &[Ipv4Addr]) {
+/// Moves into `reply` what of `answer` may be told: in every section only addresses that pass,
+/// and nothing at all if no address that was asked for does.
+pub(super) fn fill(
+    reply: &mut Message,
+    answer: Message,
+    question: &Query,
+    passes: impl Fn(Ipv4Addr) -> bool,
+) {
     let had_addresses = answer.answers.iter().any(is_address);
-    let keep = |record: &Record| is_open(record, admitted);
+    let keep = |record: &Record| match &record.data {
+        RData::A(ip) => passes(ip.0),
+        RData::AAAA(_) | RData::HTTPS(_) | RData::SVCB(_) => false,
+        _ => true,
+    };
     reply.answers = answer.answers.into_iter().filter(keep).collect();
     reply.authorities = answer.authorities.into_iter().filter(keep).collect();
     if question.query_type == RecordType::A
@@ -74,14 +96,6 @@ pub(super) fn fill(reply: &mut Message, answer: Message, question: &Query, admit
 
 fn is_address(record: &Record) -> bool {
     matches!(record.data, RData::A(_))
-}
-
-fn is_open(record: &Record, admitted: &[Ipv4Addr]) -> bool {
-    match &record.data {
-        RData::A(ip) => admitted.contains(&ip.0) || !ranges::refused(ip.0),
-        RData::AAAA(_) | RData::HTTPS(_) | RData::SVCB(_) => false,
-        _ => true,
-    }
 }
 
 #[cfg(test)]
@@ -109,7 +123,7 @@ mod tests {
         answer.insert_answers(records);
         let mut reply = Message::query();
         let admitted: Vec<_> = admitted.iter().map(|ip| Ipv4Addr::from(*ip)).collect();
-        fill(&mut reply, answer, &question, &admitted);
+        fill(&mut reply, answer, &question, |ip| admitted.contains(&ip) || !ranges::refused(ip));
         let ips: Vec<_> = reply
             .answers
             .iter()
