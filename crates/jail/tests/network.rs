@@ -1,5 +1,6 @@
 //! Containers' networks, in namespaces that the tests make. Needs root, `ip`, `nft`, `unshare`.
 
+#[expect(dead_code, reason = "shared with other tests, which use the rest of it")]
 mod network_world;
 
 use std::io::{Read, Write};

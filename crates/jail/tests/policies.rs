@@ -7,17 +7,11 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use jail::network::{Attachment, Error, Fabric, FabricConfig, Kept, Outbound, Policy};
-use network_world::{BEYOND, Container, HOST, PUBLIC, World};
-use network_world::{assert_unchanged, inside, ip, run, serve, snapshot, soon, with_world};
-use rustix::net::{AddressFamily, SocketType, ipproto};
-
-/// A second public machine, in another range than [`PUBLIC`].
-const OTHER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
-const PORT: u16 = 80;
+use network_world::{BEYOND, Container, HOST, OTHER, PORT, PUBLIC, World};
+use network_world::{assert_unchanged, inside, reaches, run, serve, snapshot, soon, with_two};
 
 fn open(keep: &[Kept]) -> Fabric {
     let config = FabricConfig {
@@ -35,67 +29,8 @@ fn list(cidrs: &[&str], domains: &[&str]) -> Policy {
     Policy { outbound: Outbound::List { cidrs, domains }, ..Policy::default() }
 }
 
-/// Both machines answer TCP with the peer's address, and echo UDP.
-fn with_two(test: impl FnOnce(&World) + Send) {
-    with_world(true, |world| {
-        inside(world.internet.as_fd(), || ip(&format!("addr add {OTHER}/32 dev lo")));
-        world.serve_public(PORT);
-        for public in [PUBLIC, OTHER] {
-            let socket = inside(world.internet.as_fd(), || UdpSocket::bind((public, PORT)));
-            let socket = socket.expect("bind");
-            std::thread::spawn(move || {
-                let mut buffer = [0; 64];
-                while let Ok((len, peer)) = socket.recv_from(&mut buffer) {
-                    let _ = socket.send_to(&buffer[..len], peer);
-                }
-            });
-        }
-        test(world);
-    });
-}
-
 fn attach(fabric: &Fabric, container: &Container, policy: &Policy) -> Attachment {
     fabric.attach(container.netns.as_fd(), policy).expect("attach")
-}
-
-/// Whether `to` answers by TCP, UDP and ping; all three must agree, and TCP be refused at once.
-fn reaches(container: &Container, to: Ipv4Addr) -> bool {
-    let tcp = container.ask(&format!("{to}:{PORT}")).is_ok();
-    if !tcp {
-        container.assert_refused(&format!("{to}:{PORT}"));
-    }
-    let udp = container.run(|| {
-        let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
-        socket.set_read_timeout(Some(soon())).expect("timeout");
-        socket.connect((to, PORT)).expect("connect");
-        // The kernel tells of few refusals a second, so that a late one is no failure here.
-        socket.send(b"x").and_then(|_| socket.recv(&mut [0; 8])).is_ok()
-    });
-    let ping = container.run(|| ping(to)).is_ok();
-    assert_eq!((tcp, udp), (ping, ping), "{to}: tcp {tcp}, udp {udp}, ping {ping}");
-    tcp
-}
-
-/// Asks for an echo by ICMP (RFC 792), from the calling thread's namespace.
-fn ping(to: Ipv4Addr) -> std::io::Result<()> {
-    let socket = rustix::net::socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::ICMP))?;
-    let socket = UdpSocket::from(socket);
-    socket.set_read_timeout(Some(soon()))?;
-    socket.connect((to, 0))?;
-    // Type 8, code 0, the checksum of all, an identifier of its own, sequence 0.
-    static LAST: AtomicU16 = AtomicU16::new(0);
-    let id = LAST.fetch_add(1, Ordering::Relaxed) + 1;
-    let [a, b] = id.to_be_bytes();
-    let [c, d] = (!(0x0800 + id)).to_be_bytes();
-    socket.send(&[8, 0, c, d, a, b, 0, 0])?;
-    let mut buffer = [0; 256];
-    loop {
-        let len = socket.recv(&mut buffer)?;
-        // An IPv4 header of 20 bytes, then type 0 and the identifier.
-        if len >= 28 && buffer[20] == 0 && buffer[24..26] == [a, b] {
-            return Ok(());
-        }
-    }
 }
 
 /// An open connection to a machine in the internet, and its other end.
@@ -375,7 +310,7 @@ fn a_container_is_described() {
             let policy = std::env::var("PALISADE_TEST_POLICY").expect("a policy");
             describe(netns.as_fd(), &serde_json::from_str(&policy).expect("read the policy"));
         }
-        Err(_) => with_world(true, |_| {
+        Err(_) => with_two(|_| {
             let before = snapshot();
             let container = Container::new();
             describe(container.netns.as_fd(), &Policy::blocked());

@@ -68,7 +68,8 @@ pub(super) struct Inner {
     pub(super) heard: Mutex<HashMap<Ipv4Addr, Heard>>,
     pub(super) ruleset: Ruleset,
     pub(super) base_table: String,
-    _hold: Hold,
+    /// The slot is ours; `None` once it is closed.
+    hold: Mutex<Option<Hold>>,
 }
 
 /// One container's place in the network.
@@ -132,7 +133,7 @@ impl Fabric {
             heard: Mutex::new(heard),
             ruleset,
             base_table: config.table.clone(),
-            _hold: hold,
+            hold: Mutex::new(Some(hold)),
         };
         if let Err(error) = inner.furnish_host() {
             if keep.is_empty() {
@@ -248,7 +249,9 @@ impl Fabric {
         let Some((reaper, watch)) = lock(&self.threads).take() else { return Ok(()) };
         let ended = watch.stop().and(reaper.stop());
         let _change = Hold::change(&self.inner.base_table)?;
-        self.inner.remove_but_alone().and(ended)
+        let removed = self.inner.remove_but_alone();
+        lock(&self.inner.hold).take();
+        removed.and(ended)
     }
 
     /// The way to the background thread that takes attachments back.

@@ -2,16 +2,22 @@
 //! that ends with the test. The test's own thread is on the host; nothing leaves the namespaces.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
+use rustix::net::{AddressFamily, SocketType, ipproto};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// What a public machine answers at.
 pub(crate) const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
+/// What a second public machine answers at, in another range.
+pub(crate) const OTHER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+/// The port of both.
+pub(crate) const PORT: u16 = 80;
 /// The host's address towards the internet.
 pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
 /// Addresses that exist beyond the host, so that only the rules can keep a container from them.
@@ -93,6 +99,70 @@ impl World {
     /// A server in the internet that answers every connection on `port` with the peer's address.
     pub(crate) fn serve_public(&self, port: u16) {
         inside(self.internet.as_fd(), || serve(SocketAddr::from(([0, 0, 0, 0], port))));
+    }
+}
+
+/// Both machines answer TCP with the peer's address, and echo UDP.
+pub(crate) fn with_two(test: impl FnOnce(&World) + Send) {
+    with_world(true, |world| {
+        inside(world.internet.as_fd(), || ip(&format!("addr add {OTHER}/32 dev lo")));
+        // The kernel tells a container of few refusals a second; here of every one.
+        std::fs::write("/proc/sys/net/ipv4/icmp_ratelimit", "0").expect("switch the limit off");
+        world.serve_public(PORT);
+        for public in [PUBLIC, OTHER] {
+            let socket = inside(world.internet.as_fd(), || UdpSocket::bind((public, PORT)));
+            let socket = socket.expect("bind");
+            std::thread::spawn(move || {
+                let mut buffer = [0; 64];
+                while let Ok((len, peer)) = socket.recv_from(&mut buffer) {
+                    let _ = socket.send_to(&buffer[..len], peer);
+                }
+            });
+        }
+        test(world);
+    });
+}
+
+/// Whether `to` answers by TCP, UDP and ping; all three must agree, and be refused at once.
+pub(crate) fn reaches(container: &Container, to: Ipv4Addr) -> bool {
+    let tcp = container.ask(&format!("{to}:{PORT}")).is_ok();
+    if !tcp {
+        container.assert_refused(&format!("{to}:{PORT}"));
+    }
+    let udp = container.run(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
+        socket.set_read_timeout(Some(soon())).expect("timeout");
+        socket.connect((to, PORT)).expect("connect");
+        socket.send(b"x").and_then(|_| socket.recv(&mut [0; 8]))
+    });
+    let ping = container.run(|| ping(to));
+    for error in [udp.as_ref().err(), ping.as_ref().err()].into_iter().flatten() {
+        assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "{to} is left to time out");
+    }
+    let (udp, ping) = (udp.is_ok(), ping.is_ok());
+    assert_eq!((tcp, udp), (ping, ping), "{to}: tcp {tcp}, udp {udp}, ping {ping}");
+    tcp
+}
+
+/// Asks for an echo by ICMP (RFC 792), from the calling thread's namespace.
+fn ping(to: Ipv4Addr) -> std::io::Result<()> {
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::ICMP))?;
+    let socket = UdpSocket::from(socket);
+    socket.set_read_timeout(Some(soon()))?;
+    socket.connect((to, 0))?;
+    // Type 8, code 0, the checksum of all, an identifier of its own, sequence 0.
+    static LAST: AtomicU16 = AtomicU16::new(0);
+    let id = LAST.fetch_add(1, Ordering::Relaxed) + 1;
+    let [a, b] = id.to_be_bytes();
+    let [c, d] = (!(0x0800 + id)).to_be_bytes();
+    socket.send(&[8, 0, c, d, a, b, 0, 0])?;
+    let mut buffer = [0; 256];
+    loop {
+        let len = socket.recv(&mut buffer)?;
+        // An IPv4 header of 20 bytes, then type 0 and the identifier.
+        if len >= 28 && buffer[20] == 0 && buffer[24..26] == [a, b] {
+            return Ok(());
+        }
     }
 }
 
