@@ -412,13 +412,10 @@ fn a_kept_container_that_ended_is_passed_over_and_its_traces_are_removed() {
         let (victim, kept) = serve_until_killed(&container, &list(&[], &["b.test"]));
         kill(victim);
         drop(container);
-        let deadline = Instant::now() + 5 * soon();
-        while run("ip", &["-o", "link"]).contains("pal0n2") {
-            assert!(Instant::now() < deadline, "the namespace does not end");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        await_gone("pal0n2");
         let fabric = open(std::slice::from_ref(&kept));
         assert!(matches!(fabric.adopt(&kept), Err(Error::Gone(_))));
+        assert_eq!(run("nft", &["list", "tables"]).lines().count(), 1, "the other's table stays");
         let newcomer = Container::new();
         let attachment = attach(&fabric, &newcomer, &Policy::default());
         assert_eq!(attachment.address, kept.address);
@@ -427,4 +424,28 @@ fn a_kept_container_that_ended_is_passed_over_and_its_traces_are_removed() {
         fabric.close().expect("close");
         assert_unchanged(&before);
     });
+}
+
+#[test]
+fn a_container_that_was_left_and_then_ended_leaves_nothing() {
+    with_two(|_| {
+        let before = snapshot();
+        let container = Container::new();
+        let fabric = open(&[]);
+        let attachment = attach(&fabric, &container, &list(&["192.0.2.0/24"], &["b.test"]));
+        fabric.leave(attachment).expect("leave");
+        drop(container);
+        await_gone("pal0n2");
+        fabric.close().expect("close");
+        assert_unchanged(&before);
+    });
+}
+
+/// Waits until the kernel has removed an interface with its container's namespace.
+fn await_gone(interface: &str) {
+    let deadline = Instant::now() + 5 * soon();
+    while run("ip", &["-o", "link"]).contains(interface) {
+        assert!(Instant::now() < deadline, "{interface} does not end");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }

@@ -67,9 +67,6 @@ impl Guest {
         if let Some(list) = self.list(table, address) {
             text += &list.admission(heard, &self.policy.outbound);
         }
-        if self.stay != Stay::Short {
-            text += &rules::keep(table, address);
-        }
         text
     }
 
@@ -82,10 +79,6 @@ impl Guest {
         }
         if let Some(list) = self.list(table, address) {
             text += &list.withdrawal();
-        }
-        if self.stay != Stay::Short {
-            text += &rules::keep(table, address);
-            text += &rules::keep(table, address).replacen("add", "delete", 1);
         }
         text
     }
@@ -248,11 +241,15 @@ impl Inner {
         Ok(())
     }
 
-    /// Takes back all that a container may reach.
-    pub(super) fn withdraw(&self, container: Ipv4Addr) -> Result<()> {
-        lock(&self.heard).remove(&container);
-        let Some(known) = lock(&self.guests).remove(&container) else { return Ok(()) };
-        let text = known.withdrawal(&self.slot.table, container);
+    /// Takes back all that containers may reach, in one step.
+    pub(super) fn withdraw(&self, containers: &[Ipv4Addr]) -> Result<()> {
+        let mut text = String::new();
+        for container in containers {
+            lock(&self.heard).remove(container);
+            if let Some(known) = lock(&self.guests).remove(container) {
+                text += &known.withdrawal(&self.slot.table, *container);
+            }
+        }
         if text.is_empty() {
             return Ok(());
         }

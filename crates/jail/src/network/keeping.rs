@@ -43,7 +43,7 @@ impl Fabric {
     /// change of the policy.
     ///
     /// # Errors
-    /// If the container's interface is gone, or if `nft` fails.
+    /// If the container's interface is gone.
     pub fn kept(&self, attachment: &Attachment) -> Result<Kept> {
         let inner = &self.inner;
         let address = attachment.address;
@@ -51,7 +51,9 @@ impl Fabric {
         let mut guests = lock(&inner.guests);
         let guest = guests.get_mut(&address).ok_or(Error::Unknown(address))?;
         if guest.stay == Stay::Short {
-            rules::apply(&rules::keep(&inner.slot.table, address))?;
+            let (interface, group) = (&attachment.interface, inner.slot.kept_group);
+            link::regroup(&mut lock(&inner.netlink), interface, group)
+                .map_err(at("mark as to be kept", interface))?;
             guest.stay = Stay::Kept;
             inner.listen(address);
         }
@@ -94,7 +96,7 @@ impl Fabric {
     }
 
     /// Lets go of a container that lives on: [`Fabric::close`] leaves what is the container's,
-    /// as if this server had been killed.
+    /// as if this server had been killed. So it does with one that was never adopted.
     ///
     /// # Errors
     /// As [`Fabric::kept`]; then the container is detached.
@@ -109,17 +111,26 @@ impl Fabric {
 }
 
 impl Inner {
-    /// Removes everything but what belongs to containers that are alone.
+    /// Removes everything but what belongs to containers that are alone and alive.
     pub(super) fn remove_but_alone(&self) -> Result<()> {
         let all: Vec<(Ipv4Addr, Stay)> =
             lock(&self.guests).iter().map(|(address, guest)| (*address, guest.stay)).collect();
-        let others = all.iter().filter(|(_, stay)| *stay != Stay::Alone);
-        let others: Vec<_> = others.map(|(address, _)| *address).collect();
+        let links = match all.iter().any(|(_, stay)| *stay == Stay::Alone) {
+            true => {
+                link::links(&mut lock(&self.netlink)).map_err(|e| Error::List("interfaces", e))?
+            }
+            false => Vec::new(),
+        };
+        let is_alive =
+            |address: Ipv4Addr| links.iter().any(|link| link.name == self.interface(address));
+        let is_left =
+            |(address, stay): &&(Ipv4Addr, Stay)| *stay == Stay::Alone && is_alive(*address);
+        let others: Vec<_> =
+            all.iter().filter(|guest| !is_left(guest)).map(|(address, _)| *address).collect();
         if others.len() == all.len() {
             return self.remove();
         }
-        let mut netlink = Netlink::open().map_err(Error::Netlink)?;
-        reap(self, &others, &mut netlink)
+        reap(self, &others, &mut lock(&self.netlink))
     }
 }
 
@@ -143,9 +154,7 @@ impl Remains {
 
     /// Whether a container that outlives its server lives in the slot.
     fn is_lived_in(&self, slot: &Slot) -> bool {
-        let kept = self.tables.get(&slot.table).into_iter().flat_map(|memory| &memory.kept);
-        let mut interfaces = kept.map(|address| slot.interface(*address));
-        interfaces.any(|name| self.links.iter().any(|link| link.name == name))
+        self.links.iter().any(|link| link.group == slot.kept_group && slot.owns(&link.name))
     }
 
     /// Whether the container of that description is still there, in that slot.

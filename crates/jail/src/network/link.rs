@@ -24,6 +24,7 @@ pub(super) struct Link {
     pub(super) index: u32,
     pub(super) name: String,
     pub(super) mtu: u32,
+    pub(super) group: u32,
     pub(super) is_veth: bool,
 }
 
@@ -188,11 +189,12 @@ pub(super) fn links(netlink: &mut Netlink) -> io::Result<Vec<Link>> {
 fn read_link(message: &Message) -> Option<Link> {
     let body = message.body(LINK_BYTES)?;
     let index = u32::from_ne_bytes(body[4..8].try_into().ok()?);
-    let mut link = Link { index, name: String::new(), mtu: 0, is_veth: false };
+    let mut link = Link { index, name: String::new(), mtu: 0, group: 0, is_veth: false };
     for (kind, value) in message.attributes(LINK_BYTES) {
         match kind {
             libc::IFLA_IFNAME => link.name = text(value),
             libc::IFLA_MTU => link.mtu = number(value).unwrap_or_default(),
+            libc::IFLA_GROUP => link.group = number(value).unwrap_or_default(),
             libc::IFLA_LINKINFO => {
                 let mut info = attributes(value);
                 let veth = |(kind, value)| kind == libc::IFLA_INFO_KIND && text(value) == "veth";

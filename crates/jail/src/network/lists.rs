@@ -1,5 +1,5 @@
 //! The table's part for a container with an allow list: a chain for what it sends, one for what
-//! comes back, and the sets of the addresses that its names have.
+//! comes back, and sets of its ranges and of the addresses that its names have.
 //!
 //! Every packet is judged, in both directions, so that a changed list cuts what it no longer
 //! allows. A connection to an address that was allowed by name carries a mark; it goes on when
@@ -53,8 +53,12 @@ impl<'a> List<'a> {
         let mut back = vec!["ct original ip daddr @private goto refuse".to_owned()];
         let ranges = list(&merged(self.cidrs));
         if !ranges.is_empty() {
-            out.push(format!("ip daddr {{ {ranges} }} accept"));
-            back.push(format!("ct original ip daddr {{ {ranges} }} accept"));
+            text += &format!(
+                "add set inet {table} ranges{n} \
+                    {{ type ipv4_addr; flags interval; elements = {{ {ranges} }}; }}\n"
+            );
+            out.push(format!("ip daddr @ranges{n} accept"));
+            back.push(format!("ct original ip daddr @ranges{n} accept"));
         }
         if !self.domains.is_empty() {
             text += &format!(
@@ -103,8 +107,13 @@ impl<'a> List<'a> {
             text += &format!("flush chain inet {table} {chain}{n}\n");
             text += &format!("delete chain inet {table} {chain}{n}\n");
         }
-        if !self.domains.is_empty() {
-            text += &format!("delete set inet {table} named{n}\ndelete set inet {table} past{n}\n");
+        let sets = [
+            (self.cidrs.is_empty(), "ranges"),
+            (self.domains.is_empty(), "named"),
+            (self.domains.is_empty(), "past"),
+        ];
+        for (_, set) in sets.iter().filter(|(is_absent, _)| !is_absent) {
+            text += &format!("delete set inet {table} {set}{n}\n");
         }
         text
     }

@@ -1,6 +1,6 @@
 //! What a table tells of the server that made it, also of one that was killed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
 use serde_json::Value;
@@ -13,8 +13,6 @@ use super::rules::list_json;
 pub(super) struct Memory {
     /// Interfaces whose forwarding was switched on.
     pub(super) uplinks: Vec<String>,
-    /// Containers that outlive their server.
-    pub(super) kept: HashSet<Ipv4Addr>,
     /// By number of the container: the addresses that pass because a name has them, the name,
     /// and the seconds for which they go on to (0: for open connections only).
     pub(super) named: HashMap<u32, Vec<(Ipv4Addr, Option<String>, u64)>>,
@@ -36,8 +34,6 @@ impl Memory {
             let number = |stem: &str| name.strip_prefix(stem)?.parse::<u32>().ok();
             if name == "uplinks" {
                 memory.uplinks = elements.iter().filter_map(text).collect();
-            } else if name == "kept" {
-                memory.kept = elements.iter().filter_map(ip).collect();
             } else if let Some(number) = number("named").or_else(|| number("past")) {
                 let named = elements.iter().filter_map(named);
                 memory.named.entry(number).or_default().extend(named);
@@ -71,7 +67,6 @@ mod tests {
         let listing = serde_json::json!([
             { "metainfo": { "version": "1.0.6" } },
             { "set": { "name": "uplinks", "elem": ["eth0"] } },
-            { "set": { "name": "kept", "elem": ["10.213.0.5"] } },
             { "set": { "name": "named5", "elem": [
                 { "elem": { "val": "192.0.2.1", "timeout": 300, "expires": 299,
                             "comment": "a.example" } },
@@ -82,7 +77,6 @@ mod tests {
         ]);
         let memory = Memory::of(listing.as_array().expect("a list"));
         assert_eq!(memory.uplinks, ["eth0"]);
-        assert_eq!(memory.kept, HashSet::from([Ipv4Addr::new(10, 213, 0, 5)]));
         let named = |last, name: Option<&str>, seconds| {
             (Ipv4Addr::new(192, 0, 2, last), name.map(str::to_owned), seconds)
         };

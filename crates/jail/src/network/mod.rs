@@ -24,8 +24,8 @@
 //! firewall is changed. When somebody empties the whole firewall, our table is put back at once;
 //! whoever changes the table itself is obeyed.
 //!
-//! Interfaces whose names begin with the configured prefix, and link groups 0x70616c00 and the 32
-//! that follow, are taken to be ours.
+//! Interfaces whose names begin with the configured prefix, and link groups from 0x70616c00 to
+//! 0x70616c2f, are taken to be ours.
 
 pub mod ranges;
 

@@ -101,8 +101,11 @@ pub(super) fn remove(
     uplinks: &mut Uplinks,
     netlink: &mut Netlink,
 ) -> Result<()> {
-    let links = link::delete_group(netlink, slot.group)
-        .map_err(at("delete the network's interfaces", &slot.stem));
+    let mut delete = |group| {
+        link::delete_group(netlink, group)
+            .map_err(at("delete the network's interfaces", &slot.stem))
+    };
+    let links = delete(slot.kept_group).and(delete(slot.group));
     let kept = uplinks_of_others(slot, base_table);
     let switched = kept.and_then(|kept| uplinks.restore(&kept));
     let table = rules::apply(&rules::deletion(&slot.table));

@@ -81,14 +81,16 @@ pub(super) fn reap(inner: &Inner, leaving: &[Ipv4Addr], netlink: &mut Netlink) -
     }
     link::delete_group(netlink, group).map_err(at("delete interfaces", &inner.slot.stem))?;
     let mut outcome = Ok(());
+    let mut gone = Vec::new();
     for address in leaving {
         let interface = inner.interface(*address);
         // Whatever could not be regrouped for another reason than being gone fails here.
-        let gone = link::delete(netlink, &interface).map_err(at("delete", &interface));
-        match gone.and_then(|()| inner.withdraw(*address)) {
-            Ok(()) => inner.release(*address),
+        match link::delete(netlink, &interface).map_err(at("delete", &interface)) {
+            Ok(()) => gone.push(*address),
             Err(error) => outcome = outcome.and(Err(error)),
         }
     }
+    inner.withdraw(&gone)?;
+    gone.iter().for_each(|address| inner.release(*address));
     outcome
 }

@@ -55,7 +55,6 @@ table inet {table} {{
   set never {{ type ipv4_addr; flags interval; auto-merge; elements = {{ {never} }}; }}
   set private {{ type ipv4_addr; flags interval; auto-merge; elements = {{ {private} }}; }}
   set flows {{ type ipv4_addr; size 65535; flags dynamic; }}
-  set kept {{ type ipv4_addr; }}
   map lists {{ type ipv4_addr : verdict; }}
   map replies {{ type ipv4_addr : verdict; }}
   chain refuse {{
@@ -141,11 +140,6 @@ pub(super) fn withdrawal(table: &str, from: Ipv4Addr, to: &[(Ipv4Addr, u16)]) ->
     let add = admission(table, from, to, None);
     let delete = add.replacen("add", "delete", 1);
     add + &delete
-}
-
-/// Text that says that the container outlives its server.
-pub(super) fn keep(table: &str, container: Ipv4Addr) -> String {
-    format!("add element inet {table} kept {{ {container} }}\n")
 }
 
 /// Text that sets the names of the interfaces whose forwarding is switched on by us.

@@ -55,9 +55,11 @@ pub(super) struct Slot {
     pub(super) stem: String,
     /// The interface that holds the gateway's address, and its other end.
     pub(super) anchors: [String; 2],
-    /// Group of its interfaces, and of those that are about to be deleted.
+    /// Group of its interfaces, of those that are about to be deleted, and of those of containers
+    /// that outlive their server.
     pub(super) group: u32,
     pub(super) dying_group: u32,
+    pub(super) kept_group: u32,
 }
 
 /// Groups are a number that the administrator may use too; these spell "pal".
@@ -76,6 +78,7 @@ impl Slot {
             anchors: [format!("{prefix}{number}a"), format!("{prefix}{number}b")],
             group: GROUPS + 2 * number,
             dying_group: GROUPS + 2 * number + 1,
+            kept_group: GROUPS + 2 * SLOTS_MAX + number,
         }
     }
 
