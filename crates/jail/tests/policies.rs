@@ -347,20 +347,33 @@ fn a_kept_container_outlives_its_server_with_its_connections_and_rules() {
         let gone = other.adopt(&kept).expect_err("it is not that server's");
         assert!(matches!(gone, Error::Gone(_)));
         assert!(by_range.goes_on());
+        // The time of the name's address ends soon, and not after an hour.
+        let (named, soon_over) = (["inet", "palisade", "named2"], "timeout 3s comment \"b.test\"");
+        let element = |verb: &str, more: &str| {
+            let text = format!("{{ {OTHER} {more} }}");
+            run("nft", &[&[verb, "element"], &named[..], &[&text]].concat());
+        };
+        element("delete", "");
+        element("add", soon_over);
         let fabric = open(std::slice::from_ref(&kept));
         let attachment = fabric.adopt(&kept).expect("adopt");
         assert_eq!(attachment.address, kept.address);
         assert!(fabric.adopt(&kept).is_err(), "it is adopted twice");
         assert!(by_range.goes_on() && by_name.goes_on());
-        assert!(reaches(&container, PUBLIC) && reaches(&container, OTHER));
         let newcomer = Container::new();
         let third = attach(&fabric, &newcomer, &Policy::default());
         assert_ne!(third.address, kept.address);
         assert!(reaches(&newcomer, OTHER));
-        // What the killed server knew of names is known.
+        let deadline = Instant::now() + Duration::from_secs(3) + soon();
+        while container.ask(&format!("{OTHER}:{PORT}")).is_ok() {
+            assert!(Instant::now() < deadline, "the address's time does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(reaches(&container, PUBLIC) && by_name.goes_on());
+        // What the killed server knew of names is known: the connection outlasts its list, too.
         fabric.set_policy(&attachment, &list(&[], &["b.test"])).expect("set");
         by_range.assert_cut();
-        assert!(by_name.goes_on());
+        assert!(by_name.goes_on() && !reaches(&container, OTHER));
         fabric.set_policy(&attachment, &Policy::blocked()).expect("set");
         by_name.assert_cut();
         drop((attachment, second, third));
