@@ -1,11 +1,15 @@
 //! HTTP and TLS: one port for the client's protocol (HTTP/2) and for blobs (HTTP/1.1 or 2). The
 //! same routes stand behind each container's own door, bound to what that container may have.
 
+mod carry;
+pub mod host_ports;
 pub mod limits;
 mod opening;
 mod port;
 pub mod tls;
 mod transfer;
+pub mod tunnel;
+pub mod visits;
 
 use std::sync::Arc;
 

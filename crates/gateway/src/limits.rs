@@ -28,3 +28,21 @@ pub(crate) const CA_DAYS_MAX: i64 = 3_650;
 
 /// A CA's certificate that is older is signed again.
 pub(crate) const CA_AGE_MAX: Duration = Duration::from_secs(365 * 86_400);
+
+/// Connections into one sandbox, through tunnels and by connect tokens; further ones are closed.
+pub const VISITS_EACH_MAX: usize = 1_024;
+
+/// Connections into all sandboxes; further ones are closed.
+pub const VISITS_MAX: usize = 4_096;
+
+/// How long a program in a sandbox may take to accept a connection.
+pub(crate) const DIAL_MAX: Duration = Duration::from_secs(10);
+
+/// A tunnel's connection that carries nothing for so long is closed.
+pub const SILENCE_MAX: Duration = Duration::from_secs(3_600);
+
+/// Bytes of a tunnel's connection that are on their way in one direction.
+pub(crate) const COPY_BYTES_MAX: usize = 16 << 10;
+
+/// A peer that is silent for so long is asked whether it is there still.
+pub(crate) const KEEPALIVE: Duration = Duration::from_secs(60);
