@@ -36,12 +36,15 @@ pub enum Error {
 pub enum Purpose {
     /// A tunnel to a port inside.
     Tunnel(TunnelKind, u16),
+    /// Requests that carry a connect token.
+    Connect,
 }
 
 impl std::fmt::Display for Purpose {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Tunnel(_, port) => write!(f, "port {port}"),
+            Self::Connect => f.write_str("the connect tokens"),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! same routes stand behind each container's own door, bound to what that container may have.
 
 mod carry;
+pub mod connect;
 pub mod host_ports;
 pub mod limits;
 mod opening;

@@ -46,3 +46,9 @@ pub(crate) const COPY_BYTES_MAX: usize = 16 << 10;
 
 /// A peer that is silent for so long is asked whether it is there still.
 pub(crate) const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// A connect token that a request shows.
+pub(crate) const TOKEN_BYTES_MAX: usize = 1_024;
+
+/// Browsers that came in by a connect token and hold a cookie; the oldest one is forgotten.
+pub const SESSIONS_MAX: usize = 16_384;

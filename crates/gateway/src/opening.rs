@@ -9,8 +9,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use crate::limits::{OPENING_MAX, REFUSAL_MAX};
-use crate::tls::Identity;
-use crate::tls::Offer;
+use crate::tls::{Identity, Offer};
 
 /// The first byte of each TLS connection: a record that holds a handshake (RFC 8446, 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -51,6 +50,7 @@ pub(crate) enum Version {
 pub(crate) struct Opened {
     pub(crate) stream: Rewound<Box<dyn Stream>>,
     pub(crate) version: Version,
+    pub(crate) is_tls: bool,
 }
 
 /// Opens connections.
@@ -87,12 +87,13 @@ impl Opener {
         if stream.peek(&mut first).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let stream: Box<dyn Stream> = match &self.tls {
-            Some(tls) if first[0] == TLS_HANDSHAKE => Box::new(tls.accept(stream).await?),
-            _ if self.plaintext => Box::new(stream),
+        let (stream, is_tls): (Box<dyn Stream>, _) = match &self.tls {
+            Some(tls) if first[0] == TLS_HANDSHAKE => (Box::new(tls.accept(stream).await?), true),
+            _ if self.plaintext => (Box::new(stream), false),
             _ => return Ok(Err(stream)),
         };
-        version(stream).await.map(Ok)
+        let (stream, version) = version(stream).await?;
+        Ok(Ok(Opened { stream, version, is_tls }))
     }
 }
 
@@ -106,7 +107,7 @@ async fn refuse(mut stream: TcpStream) -> io::Result<()> {
 }
 
 /// Reads until the version of HTTP is clear, and puts the bytes back.
-async fn version(mut stream: Box<dyn Stream>) -> io::Result<Opened> {
+async fn version(mut stream: Box<dyn Stream>) -> io::Result<(Rewound<Box<dyn Stream>>, Version)> {
     let mut head = [0; HTTP2_PREFACE.len()];
     let mut length = 0;
     while length < head.len() && head[..length] == HTTP2_PREFACE[..length] {
@@ -117,7 +118,7 @@ async fn version(mut stream: Box<dyn Stream>) -> io::Result<Opened> {
     }
     let is_http2 = head == *HTTP2_PREFACE;
     let version = if is_http2 { Version::Http2 } else { Version::Http1 };
-    Ok(Opened { stream: Rewound { head, read: 0, length, stream }, version })
+    Ok((Rewound { head, read: 0, length, stream }, version))
 }
 
 /// A stream whose first bytes are read once more.

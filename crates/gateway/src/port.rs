@@ -17,6 +17,7 @@ use tower::ServiceExt;
 
 use crate::limits::{CONNECTIONS_MAX, DRAIN_MAX, OPENINGS_MAX};
 use crate::opening::{Opened, Opener, Speech, Version};
+use crate::visits::{Sandbox, Visit, Visits};
 
 /// The port could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -31,11 +32,32 @@ pub struct Error {
 pub struct Port {
     listener: TcpListener,
     address: SocketAddr,
+    admission: Admission,
+}
+
+/// Who may connect.
+#[derive(Debug)]
+enum Admission {
+    /// Anyone; when there are too many, the next ones wait.
+    Slots(Arc<Semaphore>),
+    /// Who may come into a sandbox; others are closed.
+    Visits(Visits, Arc<Sandbox>),
+}
+
+/// What a connection holds as long as it lives.
+enum Held {
+    Slot(#[expect(dead_code, reason = "its life is what counts")] OwnedSemaphorePermit),
+    Visit(Arc<Visit>),
 }
 
 /// Who sent a request: an extension of each that came through a port.
 #[derive(Debug, Clone, Copy)]
-pub struct Peer(pub SocketAddr);
+pub struct Peer {
+    /// Its address.
+    pub address: SocketAddr,
+    /// It speaks TLS.
+    pub is_tls: bool,
+}
 
 impl Port {
     /// Listens on an address; port 0 takes a free one.
@@ -43,7 +65,18 @@ impl Port {
         let listener =
             TcpListener::bind(address).await.map_err(|source| Error { address, source })?;
         let address = listener.local_addr().map_err(|source| Error { address, source })?;
-        Ok(Self { listener, address })
+        let admission = Admission::Slots(Arc::new(Semaphore::new(CONNECTIONS_MAX)));
+        Ok(Self { listener, address, admission })
+    }
+
+    /// A port of one sandbox. Its requests carry their `Arc<Visit>` as an extension.
+    pub(crate) fn of_sandbox(
+        listener: TcpListener,
+        visits: Visits,
+        sandbox: Arc<Sandbox>,
+    ) -> std::io::Result<Self> {
+        let address = listener.local_addr()?;
+        Ok(Self { listener, address, admission: Admission::Visits(visits, sandbox) })
     }
 
     /// The address in use.
@@ -53,28 +86,17 @@ impl Port {
 
     /// Serves until `closed` returns, then lets open connections end for a moment.
     pub async fn serve(self, routes: Router, speech: &Speech, closed: impl Future<Output = ()>) {
-        let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let openings = Arc::new(Semaphore::new(OPENINGS_MAX));
         let graceful = GracefulShutdown::new();
         let connections = Connections { routes, opener: Opener::new(speech), builder: builder() };
         tokio::pin!(closed);
         loop {
-            let next = async {
-                let slot = slots.clone().acquire_owned().await.ok()?;
-                Some((slot, self.listener.accept().await))
-            };
-            let next = tokio::select! {
-                next = next => next,
+            let (held, stream, peer) = tokio::select! {
+                accepted = self.accept() => match accepted {
+                    Some(accepted) => accepted,
+                    None => continue,
+                },
                 () = &mut closed => break,
-            };
-            let Some((slot, accepted)) = next else { break };
-            let (stream, peer) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
             };
             let Ok(opening) = openings.clone().try_acquire_owned() else {
                 tracing::debug!(%peer, "too many connections say nothing: one more is closed");
@@ -82,11 +104,38 @@ impl Port {
             };
             let (connections, watcher) = (connections.clone(), graceful.watcher());
             tokio::spawn(async move {
-                connections.serve(stream, Peer(peer), opening, watcher).await;
-                drop(slot);
+                connections.serve(stream, peer, &held, opening, watcher).await;
+                drop(held);
             });
         }
         let _ = tokio::time::timeout(DRAIN_MAX, graceful.shutdown()).await;
+    }
+
+    /// The next connection that may come in. None: this one may not.
+    async fn accept(&self) -> Option<(Held, TcpStream, SocketAddr)> {
+        let slot = match &self.admission {
+            Admission::Slots(slots) => Some(slots.clone().acquire_owned().await.ok()?),
+            Admission::Visits(..) => None,
+        };
+        let (stream, peer) = match self.listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                return None;
+            }
+        };
+        let held = match (&self.admission, slot) {
+            (Admission::Visits(visits, sandbox), _) => match visits.enter(sandbox, peer.ip()) {
+                Ok(visit) => Held::Visit(Arc::new(visit)),
+                Err(refused) => {
+                    tracing::debug!(%peer, %refused, "a peer is refused");
+                    return None;
+                }
+            },
+            (Admission::Slots(_), slot) => Held::Slot(slot?),
+        };
+        Some((held, stream, peer))
     }
 }
 
@@ -117,7 +166,8 @@ impl Connections {
     async fn serve(
         self,
         stream: TcpStream,
-        peer: Peer,
+        address: SocketAddr,
+        held: &Held,
         opening: OwnedSemaphorePermit,
         watcher: hyper_util::server::graceful::Watcher,
     ) {
@@ -125,15 +175,22 @@ impl Connections {
         let _ = stream.set_nodelay(true);
         let opened = self.opener.open(stream).await;
         drop(opening);
-        let Opened { stream, version } = match opened {
+        let Opened { stream, version, is_tls } = match opened {
             Ok(opened) => opened,
             Err(error) => {
-                tracing::debug!(peer = %peer.0, %error, "a connection did not open");
+                tracing::debug!(peer = %address, %error, "a connection did not open");
                 return;
             }
         };
+        let visit = match held {
+            Held::Visit(visit) => Some(visit.clone()),
+            Held::Slot(_) => None,
+        };
         let routes = self.routes.map_request(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(Peer { address, is_tls });
+            if let Some(visit) = &visit {
+                request.extensions_mut().insert(visit.clone());
+            }
             request
         });
         let builder = match version {

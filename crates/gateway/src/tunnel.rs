@@ -34,26 +34,38 @@ pub struct TunnelSpec {
 }
 
 /// The tunnels of all sandboxes. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Tunnels(Arc<Shared>);
 
-#[derive(Debug)]
 struct Shared {
     visits: Visits,
     ports: HostPorts,
-    openings: Arc<Semaphore>,
-    identity: Identity,
+    openings: Semaphore,
+    http1: TlsAcceptor,
+    http2: TlsAcceptor,
+}
+
+impl std::fmt::Debug for Tunnels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tunnels").finish_non_exhaustive()
+    }
 }
 
 impl Tunnels {
     /// None is open yet.
-    pub fn new(visits: Visits, ports: HostPorts, identity: Identity) -> Self {
-        let openings = Arc::new(Semaphore::new(OPENINGS_MAX));
-        Self(Arc::new(Shared { visits, ports, openings, identity }))
+    pub fn new(visits: Visits, ports: HostPorts, identity: &Identity) -> Self {
+        Self(Arc::new(Shared {
+            visits,
+            ports,
+            openings: Semaphore::new(OPENINGS_MAX),
+            http1: identity.acceptor(Offer::Http1),
+            http2: identity.acceptor(Offer::Http2),
+        }))
     }
 
     /// Opens a tunnel to a sandbox that was begun ([`Visits::begin`]), and returns the port of the
-    /// host. It is closed when the sandbox ends ([`Visits::end`]). Asked again, it answers the same.
+    /// host. It is closed when the sandbox ends ([`Visits::end`]). Asked again, it
+    /// answers the same.
     pub async fn open(&self, task: &TaskId, spec: &TunnelSpec) -> Result<u16, Error> {
         let sandbox = self.0.visits.find(task).ok_or_else(|| Error::Ended(task.clone()))?;
         let purpose = Purpose::Tunnel(spec.kind, spec.container_port);
@@ -64,8 +76,8 @@ impl Tunnels {
             sandbox: sandbox.clone(),
             port: spec.container_port,
             tls: match spec.kind {
-                TunnelKind::Encrypted => Some(self.0.identity.acceptor(Offer::Http1)),
-                TunnelKind::Http2 => Some(self.0.identity.acceptor(Offer::Http2)),
+                TunnelKind::Encrypted => Some(self.0.http1.clone()),
+                TunnelKind::Http2 => Some(self.0.http2.clone()),
                 TunnelKind::Plain => None,
             },
         };
@@ -125,6 +137,7 @@ impl Tunnel {
     async fn carry_on(&self, stream: TcpStream, visit: &Visit) -> io::Result<()> {
         watch(&stream)?;
         let (mut outside, is_http1) = self.secure(stream).await?;
+        visit.use_it();
         let inside = match visit.dial(self.port).await {
             Ok(inside) => inside,
             Err(error) => {

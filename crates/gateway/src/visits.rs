@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -63,14 +64,23 @@ pub(crate) struct Sandbox {
     pub(crate) tasks: TaskTracker,
     /// The ports of the host that it has.
     pub(crate) ports: tokio::sync::Mutex<Vec<(Purpose, u16)>>,
-    last: Mutex<Option<Instant>>,
+    uses: Mutex<Uses>,
 }
 
-/// A connection into a sandbox: it counts as long as it lives.
+/// Connections that keep a sandbox from being idle.
+#[derive(Debug, Default)]
+struct Uses {
+    now: usize,
+    last: Option<Instant>,
+}
+
+/// A connection into a sandbox: it takes room as long as it lives, and keeps the sandbox from being
+/// idle once it is [used](Visit::use_it).
 #[derive(Debug)]
 pub(crate) struct Visit {
     visits: Visits,
     sandbox: Arc<Sandbox>,
+    is_used: AtomicBool,
     _slots: [OwnedSemaphorePermit; 2],
 }
 
@@ -91,7 +101,7 @@ impl Visits {
             ended: CancellationToken::new(),
             tasks: TaskTracker::new(),
             ports: tokio::sync::Mutex::default(),
-            last: Mutex::default(),
+            uses: Mutex::default(),
         };
         self.lock().entry(task.clone()).or_insert_with(|| Arc::new(sandbox()));
     }
@@ -104,18 +114,16 @@ impl Visits {
         sandbox.tasks.wait().await;
     }
 
-    /// Connections into it that are open.
+    /// Connections into it that are in use: those of tunnels, and those that showed a token.
     pub fn active(&self, task: &TaskId) -> usize {
-        self.find(task).map_or(0, |sandbox| sandbox.active())
+        self.find(task).map_or(0, |sandbox| sandbox.uses().now)
     }
 
-    /// When a connection into it was last open: now, if one is. None: there was none.
+    /// When a connection into it was last in use: now, if one is. None: there was none.
     pub fn last_active(&self, task: &TaskId) -> Option<Instant> {
         let sandbox = self.find(task)?;
-        if sandbox.active() > 0 {
-            return Some(Instant::now());
-        }
-        *sandbox.last.lock().unwrap_or_else(PoisonError::into_inner)
+        let uses = sandbox.uses();
+        if uses.now > 0 { Some(Instant::now()) } else { uses.last }
     }
 
     pub(crate) fn find(&self, task: &TaskId) -> Option<Arc<Sandbox>> {
@@ -133,7 +141,8 @@ impl Visits {
         let take = |slots: &Arc<Semaphore>| slots.clone().try_acquire_owned();
         let all = take(&self.0.slots).map_err(|_| Refused::TooMany)?;
         let each = take(&sandbox.slots).map_err(|_| Refused::TooMany)?;
-        Ok(Visit { visits: self.clone(), sandbox: sandbox.clone(), _slots: [each, all] })
+        let is_used = AtomicBool::new(false);
+        Ok(Visit { visits: self.clone(), sandbox: sandbox.clone(), is_used, _slots: [each, all] })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<TaskId, Arc<Sandbox>>> {
@@ -142,8 +151,8 @@ impl Visits {
 }
 
 impl Sandbox {
-    fn active(&self) -> usize {
-        VISITS_EACH_MAX - self.slots.available_permits()
+    fn uses(&self) -> std::sync::MutexGuard<'_, Uses> {
+        self.uses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether its inbound rule lists a peer. On a socket for both families an address of IPv4
@@ -155,6 +164,13 @@ impl Sandbox {
 }
 
 impl Visit {
+    /// The peer has shown that it means this sandbox: by a handshake, or by a token.
+    pub(crate) fn use_it(&self) {
+        if !self.is_used.swap(true, Ordering::Relaxed) {
+            self.sandbox.uses().now += 1;
+        }
+    }
+
     /// Connects to a port inside.
     pub(crate) async fn dial(&self, port: u16) -> io::Result<TcpStream> {
         let dialled = (self.visits.0.dial)(self.sandbox.task.clone(), port);
@@ -166,6 +182,22 @@ impl Visit {
         Ok(stream)
     }
 
+    /// The sandbox.
+    pub(crate) fn task(&self) -> &TaskId {
+        &self.sandbox.task
+    }
+
+    /// Runs something that is over when the sandbox has ended, at the latest.
+    pub(crate) fn spawn(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
+        let visit = self.clone();
+        self.sandbox.tasks.spawn(async move {
+            tokio::select! {
+                () = work => {}
+                () = visit.ended() => {}
+            }
+        });
+    }
+
     /// Waits until the sandbox has ended.
     pub(crate) async fn ended(&self) {
         self.sandbox.ended.cancelled().await;
@@ -174,7 +206,10 @@ impl Visit {
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        let mut last = self.sandbox.last.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = Some(Instant::now());
+        if *self.is_used.get_mut() {
+            let mut uses = self.sandbox.uses();
+            uses.now -= 1;
+            uses.last = Some(Instant::now());
+        }
     }
 }

@@ -22,8 +22,8 @@ use tokio::sync::oneshot;
 
 /// Says how a request came.
 async fn echo(request: Request) -> String {
-    let peer = request.extensions().get::<Peer>().unwrap().0;
-    format!("{:?} {} {}", request.version(), request.uri().path(), peer.ip())
+    let peer = request.extensions().get::<Peer>().unwrap();
+    format!("{:?} {} {}", request.version(), request.uri().path(), peer.address.ip())
 }
 
 /// Serves until the sender is dropped.

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use axum::body::Body;
 use gateway::visits::Dial;
@@ -9,7 +10,6 @@ use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
-use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -100,5 +100,19 @@ async fn answer(mut request: Request<Incoming>) -> Result<Response<Body>, Infall
         return Ok(response);
     }
     let uri = request.uri().path_and_query().unwrap();
-    Ok(Response::new(Body::from(format!("{:?} {uri}", request.version()))))
+    let mut response = match uri.path() {
+        "/headers" => {
+            let mut said = format!("{:?} {uri}\n", request.version());
+            for (name, value) in request.headers() {
+                said.push_str(&format!("{name}: {}\n", value.to_str().unwrap()));
+            }
+            Response::new(Body::from(said))
+        }
+        "/body" => Response::new(Body::new(request.into_body())),
+        _ => Response::new(Body::from(format!("{:?} {uri}", request.version()))),
+    };
+    for cookie in ["a=b", "_modal_connect_session_1=forged"] {
+        response.headers_mut().append("set-cookie", cookie.parse().unwrap());
+    }
+    Ok(response)
 }
