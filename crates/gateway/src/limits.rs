@@ -23,6 +23,9 @@ pub(crate) const CERTIFICATE_DAYS_MAX: i64 = 397;
 /// A certificate with fewer days left is replaced.
 pub(crate) const CERTIFICATE_DAYS_LEFT_MIN: i64 = 30;
 
+/// How often the files of a given certificate are looked at.
+pub(crate) const CERTIFICATE_LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// How long the CA's certificate is good for. Its key stays the same.
 pub(crate) const CA_DAYS_MAX: i64 = 3_650;
 

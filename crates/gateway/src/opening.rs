@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use crate::limits::{OPENING_MAX, REFUSAL_MAX};
+use crate::limits::{KEEPALIVE, OPENING_MAX, REFUSAL_MAX};
 use crate::tls::{Identity, Offer};
 
 /// The first byte of each TLS connection: a record that holds a handshake (RFC 8446, 5.1).
@@ -83,6 +83,7 @@ impl Opener {
 
     /// The opened connection, or the one whose language is not taken.
     async fn secure(&self, stream: TcpStream) -> io::Result<Result<Opened, TcpStream>> {
+        watch(&stream)?;
         let mut first = [0];
         if stream.peek(&mut first).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -95,6 +96,17 @@ impl Opener {
         let (stream, version) = version(stream).await?;
         Ok(Ok(Opened { stream, version, is_tls }))
     }
+}
+
+/// Finds out when a peer is gone without a word, and sends small messages at once.
+pub(crate) fn watch(stream: &TcpStream) -> io::Result<()> {
+    use rustix::net::sockopt;
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE / 4)?;
+    sockopt::set_tcp_keepcnt(stream, 4)?;
+    Ok(())
 }
 
 /// Says what is taken, in plaintext.

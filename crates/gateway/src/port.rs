@@ -171,8 +171,6 @@ impl Connections {
         opening: OwnedSemaphorePermit,
         watcher: hyper_util::server::graceful::Watcher,
     ) {
-        // Small messages must not wait for larger ones.
-        let _ = stream.set_nodelay(true);
         let opened = self.opener.open(stream).await;
         drop(opening);
         let Opened { stream, version, is_tls } = match opened {

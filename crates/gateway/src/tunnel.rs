@@ -14,8 +14,8 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::carry::carry;
 use crate::host_ports::{Error, HostPorts, Purpose};
-use crate::limits::{KEEPALIVE, OPENING_MAX, OPENINGS_MAX};
-use crate::opening::Stream;
+use crate::limits::{OPENING_MAX, OPENINGS_MAX};
+use crate::opening::{Stream, watch};
 use crate::tls::{Identity, Offer};
 use crate::visits::{Sandbox, Visit, Visits};
 
@@ -161,15 +161,4 @@ impl Tunnel {
         let is_http1 = stream.get_ref().1.alpn_protocol() == Some(b"http/1.1");
         Ok((Box::new(stream), is_http1))
     }
-}
-
-/// Finds out when a peer is gone without a word: it would keep its sandbox from being idle.
-fn watch(stream: &TcpStream) -> io::Result<()> {
-    use rustix::net::sockopt;
-    stream.set_nodelay(true)?;
-    sockopt::set_socket_keepalive(stream, true)?;
-    sockopt::set_tcp_keepidle(stream, KEEPALIVE)?;
-    sockopt::set_tcp_keepintvl(stream, KEEPALIVE / 4)?;
-    sockopt::set_tcp_keepcnt(stream, 4)?;
-    Ok(())
 }

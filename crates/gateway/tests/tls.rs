@@ -7,6 +7,7 @@ mod peers;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -236,26 +237,53 @@ async fn an_older_certificate_of_the_ca_still_verifies() {
     connect_tls(address, &after, "localhost", &["h2"]).await.unwrap();
 }
 
-#[tokio::test]
-async fn a_given_certificate_is_shown() {
-    let dir = tempfile::tempdir().unwrap();
-    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+/// Writes a certificate for `localhost` that nobody signed, and its key.
+fn write_pair(cert: &Path, key: &Path) {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    fs::write(&cert, made.cert.pem()).unwrap();
-    fs::write(&key, made.signing_key.serialize_pem()).unwrap();
-    let given = Identity::given(&cert, &key).unwrap();
-    assert!(given.ca().is_none());
-    let (address, _closed) = serve(Speech::Tls(given)).await;
+    fs::write(cert, made.cert.pem()).unwrap();
+    fs::write(key, made.signing_key.serialize_pem()).unwrap();
+}
+
+/// Whether curl trusts the port by the certificate in a file.
+async fn curl_trusts(cert: &Path, address: SocketAddr) -> bool {
     let child = tokio::process::Command::new("curl")
         .args(["--silent", "--show-error", "--cacert"])
-        .arg(&cert)
+        .arg(cert)
         .arg(format!("https://localhost:{}/given", address.port()))
         .output();
     let said = child.await.expect("the tests need curl");
-    let text = String::from_utf8_lossy(&said.stdout);
-    let end = "/given 127.0.0.1";
-    assert!(text.ends_with(end), "{text}{}", String::from_utf8_lossy(&said.stderr));
+    String::from_utf8_lossy(&said.stdout).ends_with("/given 127.0.0.1")
+}
 
+#[tokio::test]
+async fn a_given_certificate_is_shown_and_read_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    write_pair(&cert, &key);
+    let given = Identity::given(&cert, &key).unwrap();
+    assert!(given.ca().is_none());
+    let (address, _closed) = serve(Speech::Tls(given)).await;
+    let held = dir.path().join("held.pem");
+    fs::copy(&cert, &held).unwrap();
+    assert!(curl_trusts(&held, address).await);
+
+    // Half of a new pair changes nothing; the whole one is shown without a restart.
+    let (new_cert, new_key) = (dir.path().join("new.pem"), dir.path().join("new.key"));
+    write_pair(&new_cert, &new_key);
+    fs::rename(&new_key, &key).unwrap();
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    assert!(curl_trusts(&held, address).await);
+    fs::copy(&new_cert, &cert).unwrap();
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    assert!(curl_trusts(&new_cert, address).await);
+    assert!(!curl_trusts(&held, address).await);
+}
+
+#[test]
+fn a_certificate_that_cannot_be_shown_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    write_pair(&cert, &key);
     let other = rcgen::KeyPair::generate().unwrap();
     fs::write(&key, other.serialize_pem()).unwrap();
     let rows = [
