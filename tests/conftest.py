@@ -49,11 +49,12 @@ def warm(server):
 def fresh_server(server, tmp_path, request):
     """Makes servers that a test may end as it likes: each has a data directory of its own.
 
-    `images=True` gives it the images of the shared server, so that it need not make them again.
+    `images=True` gives it the images of the shared server, so that it need not make them again;
+    further settings are those of `serving.Server`.
     """
     made = []
 
-    def make(images=True, data_dir: Path | None = None, start=True, flags=(), prefix=()):
+    def make(images=True, data_dir: Path | None = None, start=True, **settings):
         if images:
             request.getfixturevalue("warm")
         directory = data_dir or DATA / f"fresh-{os.getpid()}-{len(made)}"
@@ -62,7 +63,7 @@ def fresh_server(server, tmp_path, request):
             directory.mkdir()
         if images:
             serving.share_images(server.data_dir, directory)
-        fresh = serving.Server(directory, tmp_path / f"server-{len(made)}.log", flags, prefix)
+        fresh = serving.Server(directory, tmp_path / f"server-{len(made)}.log", **settings)
         made.append((fresh, data_dir))
         request.node.palisade_servers = [(one, 0) for one, _ in made]
         return fresh.start() if start else fresh

@@ -20,7 +20,7 @@ BINARY = Path(os.environ.get("PALISADE_BIN", TARGET / "debug/palisade"))
 
 READY_SECONDS_MAX = 60
 STOP_SECONDS_MAX = 30
-READY = re.compile(r"palisade is ready at (http://[0-9.]+:([0-9]+)) \(data in (.+)\)$")
+READY = re.compile(r"palisade is ready at (https?://[0-9.]+:([0-9]+)) \(data in (.+)\)$")
 
 # What a data directory keeps between runs: it costs minutes, and holds nothing of a test.
 IMAGES = "worker/images"
@@ -54,13 +54,15 @@ def share_images(source: Path, target: Path) -> None:
 class Server:
     """A server on a data directory of its own; the port stays the same when it starts again."""
 
-    def __init__(self, data_dir: Path, log: Path, flags=(), prefix=()):
-        """`flags` go to the server; `prefix` is a command that runs it, and its clients."""
+    def __init__(self, data_dir: Path, log: Path, flags=(), prefix=(), host="127.0.0.1"):
+        """`flags` go to the server, which listens at `host`; `prefix` is a command that runs it,
+        and its clients.
+        """
         self.data_dir, self.log = data_dir, log
         self.flags, self.prefix = list(flags), list(prefix)
         self.process: subprocess.Popen[str] | None = None
         self.url, self.env = "", {}
-        self._listen = "127.0.0.1:0"
+        self._host, self._listen = host, f"{host}:0"
 
     def command(self) -> list[str]:
         """What starts it. setpriv: should pytest die, the server ends."""
@@ -86,7 +88,7 @@ class Server:
             self.kill()
             raise AssertionError(f"the server is not ready: {line!r}\n{self.last_words()}")
         self.url = ready[1]
-        self._listen = f"127.0.0.1:{ready[2]}"
+        self._listen = f"{self._host}:{ready[2]}"
         self.env = self._environment()
         return self
 

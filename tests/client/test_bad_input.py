@@ -241,14 +241,6 @@ def test_a_port_in_use_is_named(server, tmp_path):
     assert listen in done.stderr
 
 
-def test_only_loopback_is_served(tmp_path):
-    command = [str(serving.BINARY), "serve", "--data-dir", str(tmp_path / "d"),
-               "--listen", "0.0.0.0:0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    assert done.returncode != 0
-    assert "loopback" in done.stderr
-
-
 def test_a_corrupt_database_is_refused_by_its_name(fresh_server):
     server = fresh_server(images=False)
     assert server.stop() == 0

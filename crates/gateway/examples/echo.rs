@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
-use gateway::Port;
+use gateway::{Port, Speech};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 
@@ -42,6 +42,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let closed = async move {
         let _ = ended.await;
     };
-    port.serve(Router::new().fallback(echo), closed).await;
+    port.serve(Router::new().fallback(echo), &Speech::Plaintext, closed).await;
     Ok(())
 }

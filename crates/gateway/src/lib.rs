@@ -1,8 +1,16 @@
-//! HTTP: one port for the client's protocol (HTTP/2) and for blobs (HTTP/1.1 or 2). The same
-//! routes stand behind each container's own door, bound to what that container may have.
+//! HTTP and TLS: one port for the client's protocol (HTTP/2) and for blobs (HTTP/1.1 or 2). The
+//! same routes stand behind each container's own door, bound to what that container may have.
 
+mod carry;
+pub mod connect;
+pub mod host_ports;
+pub mod limits;
+mod opening;
 mod port;
+pub mod tls;
 mod transfer;
+pub mod tunnel;
+pub mod visits;
 
 use std::sync::Arc;
 
@@ -11,7 +19,8 @@ use axum::routing::get;
 use plane::api::table::RpcTable;
 use plane::{Api, Plane, Transport};
 
-pub use port::{Error, Port};
+pub use opening::Speech;
+pub use port::{Error, Peer, Port};
 
 /// The routes as they are met through one transport.
 pub fn routes(plane: &Arc<Plane>, tables: &Arc<[RpcTable]>, transport: Transport) -> Router {

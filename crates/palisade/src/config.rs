@@ -52,9 +52,12 @@ pub(crate) struct DataDir {
 pub(crate) struct Serve {
     #[command(flatten)]
     pub(crate) data: DataDir,
-    /// Address and port; loopback addresses only. Port 0 takes a free one.
+    /// Address and port. Port 0 takes a free one. Loopback addresses take plaintext and TLS, all
+    /// others TLS alone.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:50051")]
     pub(crate) listen: SocketAddr,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
     /// Largest argument, result or file, in bytes.
     #[arg(long, value_name = "BYTES", default_value_t = plane::limits::PAYLOAD_BYTES_DEFAULT)]
     pub(crate) payload_bytes_max: u64,
@@ -83,6 +86,24 @@ pub(crate) struct Serve {
     /// Write the log as JSON, a line each.
     #[arg(long)]
     pub(crate) log_json: bool,
+}
+
+/// How clients reach the server.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Reach {
+    /// The name or address by which clients reach this machine: it stands in URLs and in the
+    /// server's own certificate. Unset: the address of --listen, or this machine's host name.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) host: Option<String>,
+    /// The certificate to show (PEM, with its chain). Unset: one by a CA of this server's own.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The certificate's private key (PEM, without a password).
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Take plaintext beyond loopback, too: whoever sees the traffic has the token.
+    #[arg(long)]
+    pub(crate) insecure: bool,
 }
 
 /// `palisade env`.

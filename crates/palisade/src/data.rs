@@ -31,6 +31,10 @@ pub(crate) struct Access {
     pub(crate) token_id: String,
     /// The token's secret. The database holds its hash only.
     pub(crate) token_secret: String,
+    /// The certificate of the server's own CA, unless the operator gave a certificate.
+    pub(crate) ca_file: Option<PathBuf>,
+    /// That CA beside those that this machine trusts.
+    pub(crate) ca_bundle: Option<PathBuf>,
     /// The server's process.
     pub(crate) pid: u32,
 }

@@ -3,6 +3,7 @@
 mod admin;
 mod config;
 mod data;
+mod reach;
 mod roles;
 
 use std::process::ExitCode;
@@ -37,6 +38,12 @@ fn main() -> ExitCode {
 #[expect(clippy::print_stderr, reason = "this is the command's own voice")]
 fn say_error(error: &anyhow::Error) {
     eprintln!("palisade: {error:#}");
+}
+
+/// A remark beside a command's answer.
+#[expect(clippy::print_stderr, reason = "this is the command's own voice")]
+fn say_aside(line: impl std::fmt::Display) {
+    eprintln!("palisade: {line}");
 }
 
 /// Prints a line of a command's answer.

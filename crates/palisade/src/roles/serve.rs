@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use gateway::{Port, routes};
+use gateway::routes;
 use model::resources::{Capacity, Defaults, MIB};
 use model::{EnvironmentId, WorkerId, WorkspaceId};
 use plane::api::rows::{client_rows, router_rows};
@@ -23,6 +23,7 @@ use worker::{Networks, Worker};
 use crate::admin::{Desk, Tools};
 use crate::config::Serve;
 use crate::data::{Access, Data, PYTHONS, Token};
+use crate::reach::Reach;
 use crate::say;
 
 /// The port at which a container finds its own blobs, on its own loopback address.
@@ -34,13 +35,6 @@ const GRACE: Duration = Duration::from_secs(25);
 /// Runs the server until it is told to end.
 pub(crate) fn run(serve: Serve) -> Result<()> {
     log(&serve);
-    if !serve.listen.ip().is_loopback() {
-        bail!(
-            "--listen {}: only loopback addresses (127.0.0.1) are served: without TLS, anyone on \
-             the network could read the token",
-            serve.listen
-        );
-    }
     if !rustix::process::geteuid().is_root() {
         bail!("`palisade serve` needs root, to build the containers' walls: run it with sudo");
     }
@@ -154,21 +148,22 @@ struct Server {
 async fn until_told(serve: &Serve, data: &Data) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let port = Port::open(serve.listen).await?;
-    let address = port.address();
-    let mut server = start(serve, data, address).await?;
+    let reach = Reach::open(serve.listen, &serve.reach, data).await?;
+    let mut server = start(serve, data, &reach.url).await?;
     let token = first_start(&server.plane.store, data, &server.plane).await?;
     let routes = routes(&server.plane, &server.tables, Transport::Port);
     let plane = server.plane.clone();
-    server.work.spawn(async move { port.serve(routes, plane.closed()).await });
-    let server_url = format!("http://{address}");
+    let Reach { port, speech, url, ca_file, ca_bundle } = reach;
+    server.work.spawn(async move { port.serve(routes, &speech, plane.closed()).await });
     data.put_access(&Access {
-        server_url: server_url.clone(),
+        server_url: url.clone(),
         token_id: token.id,
         token_secret: token.secret,
+        ca_file,
+        ca_bundle,
         pid: std::process::id(),
     })?;
-    say(format!("palisade is ready at {server_url} (data in {})", data.dir().display()));
+    say(format!("palisade is ready at {url} (data in {})", data.dir().display()));
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -180,12 +175,12 @@ async fn until_told(serve: &Serve, data: &Data) -> Result<()> {
     Ok(())
 }
 
-async fn start(serve: &Serve, data: &Data, address: std::net::SocketAddr) -> Result<Server> {
+async fn start(serve: &Serve, data: &Data, url: &str) -> Result<Server> {
     let store = Store::open(&data.path("palisade.db")).await?;
     let bytes_max = serve.payload_bytes_max;
     let blobs = blobs::Local::open_limited(data.path("blobs"), bytes_max).await?;
     let config = plane::Config {
-        gateway_url: format!("http://{address}"),
+        gateway_url: url.to_owned(),
         blob_port_inside: BLOB_PORT_INSIDE,
         payload_bytes_max: bytes_max,
         defaults: Defaults {
