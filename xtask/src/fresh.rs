@@ -27,11 +27,13 @@ const CLONE: &str = "src";
 const CERTIFICATES: &str = "etc/ssl/certs/ca-certificates.crt";
 
 /// Settings of package clients that hold inside, too: how to reach the indexes is the machine's.
-const SETTINGS: [&str; 10] = [
+const SETTINGS: [&str; 12] = [
     "PIP_CERT",
     "PIP_INDEX_URL",
     "PIP_EXTRA_INDEX_URL",
     "PIP_DEFAULT_TIMEOUT",
+    "npm_config_registry",
+    "NODE_EXTRA_CA_CERTS",
     "HTTP_PROXY",
     "HTTPS_PROXY",
     "NO_PROXY",

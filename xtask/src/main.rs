@@ -8,6 +8,7 @@ mod debian;
 mod demo;
 mod fresh;
 mod fuzz;
+mod js;
 mod kernel;
 mod limits;
 mod packages;

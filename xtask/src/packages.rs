@@ -41,6 +41,8 @@ const TESTS: &[Package] = &[
     package("qemu-system-x86", "qemu-system-x86_64", "a machine with another kernel"),
     package("docker-registry", "docker-registry", "a registry to pull images from"),
     package("skopeo", "skopeo", "writes the image archives that are imported"),
+    package("nodejs", "node", "runs the JavaScript client"),
+    package("npm", "npm", "installs the JavaScript client"),
 ];
 
 /// What only the benchmarks need.
@@ -80,10 +82,8 @@ pub(crate) fn install(workspace: &Workspace, use_for: Use) -> Result<()> {
         return look_for_programs(&wanted);
     }
     let installed = installed(&wanted)?;
-    let missing: Vec<&&Package> = wanted
-        .iter()
-        .filter(|package| !installed.iter().any(|name| name == package.name))
-        .collect();
+    let missing: Vec<&&Package> =
+        wanted.iter().filter(|package| !is_there(package, &installed)).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -97,6 +97,19 @@ pub(crate) fn install(workspace: &Workspace, use_for: Use) -> Result<()> {
     install.args(["install", "-q", "-y", "--no-install-recommends"]);
     install.args(missing.iter().map(|package| package.name));
     workspace.run(install.env("DEBIAN_FRONTEND", "noninteractive"))
+}
+
+/// Whether dpkg has a package, or its program came another way: a nodejs that is not Debian's has
+/// an npm of its own, and Debian's conflicts with it.
+fn is_there(package: &Package, installed: &[String]) -> bool {
+    installed.iter().any(|name| name == package.name)
+        || !package.program.is_empty() && is_in_path(package.program)
+}
+
+/// Whether a program can be run by its name.
+fn is_in_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|place| place.join(program).is_file())
 }
 
 /// The names among `wanted` that dpkg has installed.
@@ -115,12 +128,9 @@ fn names_installed(listing: &str) -> Vec<String> {
 }
 
 fn look_for_programs(wanted: &[&Package]) -> Result<()> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let places: Vec<_> = std::env::split_paths(&path).collect();
-    let found = |program: &str| places.iter().any(|place| place.join(program).is_file());
     let missing: Vec<String> = wanted
         .iter()
-        .filter(|package| !package.program.is_empty() && !found(package.program))
+        .filter(|package| !package.program.is_empty() && !is_in_path(package.program))
         .map(|package| format!("\n  {} ({})", package.program, package.use_for))
         .collect();
     if missing.is_empty() {
@@ -138,6 +148,16 @@ mod tests {
         let listing =
             "gcc installed\nnftables not-installed\nmount config-files\npython3 installed\n";
         assert_eq!(names_installed(listing), ["gcc", "python3"]);
+    }
+
+    #[test]
+    fn a_program_that_came_another_way_is_there() {
+        let present = package("no-such-package", "sh", "is everywhere");
+        assert!(is_there(&present, &[]));
+        let absent = package("no-such-package", "no-such-program-anywhere", "is nowhere");
+        assert!(!is_there(&absent, &[]));
+        assert!(is_there(&absent, &["no-such-package".to_owned()]));
+        assert!(!is_there(&package("no-such-package", "", "has no program"), &[]));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::check;
+use crate::js;
 use crate::packages::{self, Use};
 use crate::venv::Venv;
 use crate::vm;
@@ -18,6 +19,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     need_root("`cargo xtask test`")?;
     packages::install(workspace, Use::Tests)?;
     let venv = Venv::make(workspace)?;
+    js::install(workspace)?;
     check::run(workspace)?;
     // The wire crate's conformance test imports the client.
     let python = venv.program("python");

@@ -72,7 +72,7 @@ pub(crate) fn write(path: &Path) -> Result<(), Failure> {
     let folder = target.path.parent().unwrap_or(Path::new("/"));
     let stage = match Stage::make(folder) {
         Ok(stage) => stage,
-        Err(error) if target.old.is_some() && is_forbidden(&error) => {
+        Err(error) if target.old.is_some() && is_of_folder(&error) => {
             return fill(&source, &open_old(&target.path)?);
         }
         Err(error) => return Err(Failure::of(error)),
@@ -140,10 +140,13 @@ fn open_old(path: &Path) -> Result<File, Failure> {
     OpenOptions::new().write(true).truncate(true).open(path).map_err(Failure::of)
 }
 
-/// Whether the folder, not the file, is what cannot be written to.
-fn is_forbidden(error: &io::Error) -> bool {
+/// Whether the folder, not the file, is what cannot be written to. Folders of /proc have nothing
+/// new in them, and say that it is not there.
+fn is_of_folder(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-    matches!(errno, Some(Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::BUSY | Errno::XDEV))
+    let of_folder =
+        [Errno::ACCESS, Errno::PERM, Errno::ROFS, Errno::BUSY, Errno::XDEV, Errno::NOENT];
+    errno.is_some_and(|errno| of_folder.contains(&errno))
 }
 
 /// A file that is not in its place yet. Dropped, it is gone.
@@ -198,7 +201,7 @@ impl Stage {
             return self.pour_into(&target.path);
         }
         match self.replace(&target.path) {
-            Err(error) if is_forbidden(&error) => self.pour_into(&target.path),
+            Err(error) if is_of_folder(&error) => self.pour_into(&target.path),
             done => done.map_err(Failure::of),
         }
     }

@@ -122,6 +122,8 @@ fn a_file_that_may_be_written_is_written_whatever_its_folder_says() {
     check(b"in a folder of somebody else");
     set_mode(dir.path(), 0o1777);
     check(b"in a folder like /tmp");
+    // A file of the kernel.
+    write(Path::new("/proc/self/comm"), b"renamed").output();
     // A file that something is mounted on, as /etc/hosts is in containers.
     let script = r#"mount --bind "$1" "$1" && "$2" "$3" && cat "$1""#;
     let mut unshare = Command::new("unshare");
