@@ -22,6 +22,7 @@ pub mod queue;
 pub mod reconcile;
 pub mod reports;
 mod room;
+pub mod sandboxes;
 pub mod scheduler;
 pub mod streamed;
 pub mod submission;
@@ -29,11 +30,12 @@ mod unwritten;
 pub mod work;
 pub mod world;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 use model::Time;
 use model::resources::Defaults;
+use model::router_token::Key;
 use store::Store;
 use tokio::sync::watch;
 
@@ -54,6 +56,13 @@ pub struct Config {
     pub defaults: Defaults,
     /// What `add_python` may lay into images.
     pub pythons: Pythons,
+    /// Where clients find the command router, without a slash at the end.
+    pub router_url: String,
+    /// What signs tokens for it.
+    pub router_key: Key,
+    /// Where holders of connect tokens find the gateway, without a slash at the end; nothing: no
+    /// such tokens are given.
+    pub connect_url: Option<String>,
 }
 
 /// The control plane: the one value that handlers and loops share.
@@ -91,6 +100,8 @@ pub struct Plane {
     pub(crate) starved: AtomicBool,
     /// Starts that failed in a row.
     pub failures: scheduler::Failures,
+    /// The way to living sandboxes.
+    reach: OnceLock<Arc<dyn sandboxes::Reach>>,
     /// Owners of tokens at hand.
     tokens: identity::Tokens,
     /// The time, and chance.
@@ -129,6 +140,7 @@ impl Plane {
             streamed: streamed::Streamed::default(),
             starved: AtomicBool::new(true),
             failures: scheduler::Failures::default(),
+            reach: OnceLock::new(),
             tokens: identity::Tokens::default(),
             world,
             closing: watch::channel(false).0,

@@ -194,6 +194,10 @@ async fn start(serve: &Serve, data: &Data, address: std::net::SocketAddr) -> Res
             disk_bytes: serve.disk_mib * MIB,
         },
         pythons: plane::Pythons::of(data.path(PYTHONS)),
+        // Some clients take no other scheme: the port tells TLS by its first byte.
+        router_url: format!("https://{address}"),
+        router_key: data.router_key()?,
+        connect_url: None,
     };
     let plane = Plane::new(store, blobs.clone(), config);
     let tables: Arc<[RpcTable]> = Arc::new([client_rows(), router_rows()]);

@@ -10,6 +10,7 @@ use super::gate::{Cx, Member};
 use super::images::timestamp;
 use super::logs::text;
 use super::refusal::Refusal;
+use super::sandboxes;
 use crate::limits::{LOGS_COUNTED_MAX, LOGS_FETCHED_MAX};
 
 /// A piece of output, whosever it is.
@@ -82,7 +83,7 @@ impl Filter {
         let entries = logs::past(db, &id, &self.task, &self.function, self.span, most).await?;
         let piece = |entry: Entry| Piece {
             task: entry.task.into(),
-            function: entry.function.into(),
+            function: entry.function.map(String::from).unwrap_or_default(),
             stream: entry.stream,
             at: entry.at,
             data: text(&entry.data),
@@ -92,10 +93,9 @@ impl Filter {
 }
 
 /// What cannot be told apart here is refused.
-fn refuse_unserved(call: &str, sandbox: &str, parametrized: &str) -> Result<(), Refusal> {
+fn refuse_unserved(call: &str, parametrized: &str) -> Result<(), Refusal> {
     let unserved = [
         ("function_call_id", call, "output is not kept by call: filter by function or container"),
-        ("sandbox_id", sandbox, "sandboxes are not served yet"),
         ("parametrized_function_id", parametrized, "classes are not served yet"),
     ];
     for (field, value, why) in unserved {
@@ -106,16 +106,24 @@ fn refuse_unserved(call: &str, sandbox: &str, parametrized: &str) -> Result<(), 
     Ok(())
 }
 
+/// The container whose output is asked for: a sandbox has one.
+async fn container(cx: &Cx<Member>, task: String, sandbox: &str) -> Result<String, Refusal> {
+    if sandbox.is_empty() {
+        return Ok(task);
+    }
+    let mut db = cx.plane.store.read().await?;
+    Ok(sandboxes::find(&mut db, cx.scope(), sandbox).await?.task.into())
+}
+
 /// The newest output in a span of time, in its order.
 pub(super) async fn fetch(
     cx: Cx<Member>,
     req: pb::AppFetchLogsRequest,
 ) -> Result<pb::AppFetchLogsResponse, Refusal> {
-    let (call, sandbox) = (&req.function_call_id, &req.sandbox_id);
-    refuse_unserved(call, sandbox, &req.parametrized_function_id)?;
+    refuse_unserved(&req.function_call_id, &req.parametrized_function_id)?;
     let filter = Filter {
         app: req.app_id,
-        task: req.task_id,
+        task: container(&cx, req.task_id, &req.sandbox_id).await?,
         function: req.function_id,
         stream: req.source,
         words: req.search_text,
@@ -153,12 +161,11 @@ pub(super) async fn count(
     cx: Cx<Member>,
     req: pb::AppCountLogsRequest,
 ) -> Result<pb::AppCountLogsResponse, Refusal> {
-    let (call, sandbox) = (&req.function_call_id, &req.sandbox_id);
-    refuse_unserved(call, sandbox, &req.parametrized_function_id)?;
+    refuse_unserved(&req.function_call_id, &req.parametrized_function_id)?;
     let bucket_ms = u64::from(req.bucket_secs.max(1)) * 1_000;
     let filter = Filter {
         app: req.app_id.clone(),
-        task: req.task_id,
+        task: container(&cx, req.task_id, &req.sandbox_id).await?,
         function: req.function_id,
         stream: req.source,
         words: req.search_text,
