@@ -35,6 +35,11 @@ POLICY_ROOTS = (
     "modal.client.AppCreateRequest",
     "modal.client.AppGetOrCreateRequest",
     "modal.client.AppPublishRequest",
+    "modal.client.SandboxCreateRequest",
+    "modal.client.SandboxCreateV2Request",
+    "modal.client.SandboxTagsSetRequest",
+    "modal.client.SandboxSetNameRequest",
+    "modal.client.SandboxCreateConnectTokenRequest",
 )
 
 

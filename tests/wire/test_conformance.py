@@ -27,8 +27,8 @@ pytestmark = pytest.mark.timeout(BUILD_SECONDS_MAX + 60)
 POLICY_MESSAGES = """
     AutoscalerSettings BuildFunction CloudBucketMount Function FunctionData FunctionOptions
     FunctionRetryPolicy GPUConfig HTTPConfig Image ImageRegistryConfig MethodDefinition
-    NetworkAccess PTYInfo Resources Schedule SchedulerPlacement SharedVolumeMount VolumeMount
-    WebhookConfig
+    NetworkAccess OutboundPolicy PTYInfo Probe Resources Sandbox Schedule SchedulerPlacement
+    SharedVolumeMount VolumeMount WebhookConfig
 """.split()
 
 

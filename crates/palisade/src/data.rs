@@ -7,11 +7,15 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use model::router_token::Key;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 /// Where imported Pythons lie.
 pub(crate) const PYTHONS: &str = "pythons";
+
+/// Where the key of tokens for command routers lies.
+const ROUTER_KEY: &str = "router-key.json";
 
 /// A data folder.
 #[derive(Debug, Clone)]
@@ -132,6 +136,28 @@ impl Data {
     /// Keeps the token of the first start.
     pub(crate) fn put_token(&self, token: &Token) -> Result<()> {
         self.write_private("token.json", token)
+    }
+
+    /// What signs tokens for command routers: made at the first start, and kept, so that clients
+    /// go on after a restart.
+    pub(crate) fn router_key(&self) -> Result<Key> {
+        let path = self.path(ROUTER_KEY);
+        match fs::read(&path) {
+            Ok(bytes) => {
+                let kept: String = serde_json::from_slice(&bytes)
+                    .with_context(|| format!("{} is damaged: delete it", path.display()))?;
+                let mut key = [0; 64];
+                hex::decode_to_slice(kept, &mut key)
+                    .with_context(|| format!("{} is damaged: delete it", path.display()))?;
+                Ok(Key::new(key))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let key: [u8; 64] = std::array::from_fn(|_| rand::random());
+                self.write_private(ROUTER_KEY, &hex::encode(key))?;
+                Ok(Key::new(key))
+            }
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+        }
     }
 
     /// Tells `palisade env` where the server is.

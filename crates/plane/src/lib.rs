@@ -22,6 +22,7 @@ pub mod queue;
 pub mod reconcile;
 pub mod reports;
 mod room;
+pub mod sandboxes;
 pub mod scheduler;
 mod seats;
 pub mod streamed;
@@ -30,11 +31,12 @@ mod unwritten;
 pub mod work;
 pub mod world;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 use model::Time;
 use model::resources::Defaults;
+use model::router_token::Key;
 use store::Store;
 use tokio::sync::watch;
 
@@ -55,6 +57,13 @@ pub struct Config {
     pub defaults: Defaults,
     /// What `add_python` may lay into images.
     pub pythons: Pythons,
+    /// Where clients find the command router, without a slash at the end.
+    pub router_url: String,
+    /// What signs tokens for it.
+    pub router_key: Key,
+    /// Where holders of connect tokens find the gateway, without a slash at the end; nothing: no
+    /// such tokens are given.
+    pub connect_url: Option<String>,
 }
 
 /// The control plane: the one value that handlers and loops share.
@@ -92,6 +101,8 @@ pub struct Plane {
     pub(crate) starved: AtomicBool,
     /// Starts that failed in a row.
     pub failures: scheduler::Failures,
+    /// The way to living sandboxes.
+    reach: OnceLock<Arc<dyn sandboxes::Reach>>,
     /// Owners of tokens at hand.
     tokens: identity::Tokens,
     /// The time, and chance.
@@ -130,6 +141,7 @@ impl Plane {
             streamed: streamed::Streamed::default(),
             starved: AtomicBool::new(true),
             failures: scheduler::Failures::default(),
+            reach: OnceLock::new(),
             tokens: identity::Tokens::default(),
             world,
             closing: watch::channel(false).0,

@@ -233,3 +233,55 @@ pub const LOGS_FETCHED_MAX: u32 = 5_000;
 
 /// Pieces of output that are counted for one answer.
 pub const LOGS_COUNTED_MAX: u32 = 50_000;
+
+/// How long a new sandbox waits for room on a worker.
+pub const SANDBOX_ROOM_WAIT: Duration = Duration::from_secs(60);
+
+/// How long a sandbox may take from its placement until its container exists.
+pub const SANDBOX_START_MAX: Millis = Millis::from_secs(120);
+
+/// How long a sandbox may outlive its deadline before the plane ends it: what stands beside its
+/// container should have done so by itself.
+pub const SANDBOX_OVERDUE_MAX: Millis = Millis::from_secs(3);
+
+/// How long the call that terminates a sandbox waits for its end.
+pub const SANDBOX_TERMINATE_POLL: Duration = Duration::from_secs(10);
+
+/// CPU that is reserved for a sandbox whose definition says nothing: most of them are idle.
+pub const SANDBOX_CPU_REQUEST_MILLIS_DEFAULT: u64 = 5;
+
+/// Memory that is reserved for a sandbox whose definition says nothing.
+pub const SANDBOX_MEMORY_REQUEST_BYTES_DEFAULT: u64 = 32 << 20;
+
+/// A sandbox's program and arguments, or those of its probe: what the client takes (modal 1.6.4).
+pub const SANDBOX_ARGS_BYTES_MAX: usize = 64 << 10;
+
+/// A sandbox's working folder: the kernel's longest path.
+pub const SANDBOX_WORKDIR_BYTES_MAX: usize = 4_095;
+
+/// Sources of variables of one sandbox.
+pub const SANDBOX_SECRETS_MAX: usize = 128;
+
+/// Ports of one sandbox that are reached from outside.
+pub const SANDBOX_PORTS_MAX: usize = 64;
+
+/// Ranges, or names, in one allow list.
+pub const SANDBOX_ALLOWED_MAX: usize = 1_000;
+
+/// Labels of one sandbox.
+pub const SANDBOX_TAGS_MAX: usize = 64;
+
+/// The name of a label, or its value.
+pub const SANDBOX_TAG_BYTES_MAX: usize = 63;
+
+/// How long a token for a command router is good. The client asks for another before its end.
+pub const ROUTER_TOKEN_LIFE: Millis = Millis::from_secs(3_600);
+
+/// Tokens of one sandbox that let their holders connect.
+pub const CONNECT_TOKENS_MAX: u64 = 1_000;
+
+/// What a sandbox's program is told of whoever connects with a token.
+pub const CONNECT_METADATA_BYTES_MAX: usize = 4 << 10;
+
+/// One write to a sandbox's standard input: the client sends 2 MiB (modal 1.6.4).
+pub const STDIN_BYTES_MAX: usize = 16 << 20;

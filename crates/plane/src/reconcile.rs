@@ -9,7 +9,7 @@ use model::link::End;
 use model::{Millis, Time};
 use store::apps::{self, App};
 use store::tasks::{self, Phase};
-use store::{Hint, inputs, replays, retention};
+use store::{Hint, inputs, replays, retention, sandboxes};
 use wire::client::AppState;
 
 use crate::endings::Kills;
@@ -49,10 +49,12 @@ pub async fn deadlines(plane: &Plane, looked_at: Time) -> Result<Option<Time>, s
     plane.end_overdue().await?;
     let now = plane.now();
     plane.end_late(now).await?;
-    let (due, next) = {
+    plane.end_late_sandboxes(now).await?;
+    let (due, next, next_sandbox) = {
         let mut db = plane.store.read().await?;
         let due = inputs::newly_due(&mut db, looked_at, now).await?;
-        (due, inputs::next_due(&mut db, now).await?)
+        let next_sandbox = Plane::next_late_sandbox(&mut db).await?;
+        (due, inputs::next_due(&mut db, now).await?, next_sandbox)
     };
     if !due.is_empty() {
         plane.store.hints().ring(&Hint::Schedule);
@@ -60,7 +62,7 @@ pub async fn deadlines(plane: &Plane, looked_at: Time) -> Result<Option<Time>, s
     for function in due {
         plane.store.hints().ring(&Hint::Inputs(function));
     }
-    Ok([next, plane.cancels.next(), plane.ends.next()].into_iter().flatten().min())
+    Ok([next, next_sandbox, plane.cancels.next(), plane.ends.next()].into_iter().flatten().min())
 }
 
 /// Everything that may be a moment late. Runs until the server ends.
@@ -104,6 +106,7 @@ pub async fn sweep(plane: &Plane) -> Result<(), store::Error> {
         stop_app(plane, &app, "its client has not been heard of for too long").await?;
     }
     end_slow_starts(plane).await?;
+    plane.end_late_sandboxes(now).await?;
     // Before the next, which tells the silent ones to end and counts that as a word of theirs.
     lose_tasks(plane, now).await?;
     end_silent_tasks(plane, now).await?;
@@ -135,7 +138,11 @@ async fn forget(plane: &Plane) -> Result<(), store::Error> {
 
 /// Ends a detached app whose client has left, unless it has work.
 pub(crate) async fn end_detached(plane: &Plane, app: &App) -> Result<(), store::Error> {
-    let works = inputs::app_has_open(&mut *plane.store.read().await?, &app.id).await?;
+    let works = {
+        let mut db = plane.store.read().await?;
+        inputs::app_has_open(&mut db, &app.id).await?
+            || !sandboxes::alive_of_app(&mut db, &app.id).await?.is_empty()
+    };
     if works {
         return Ok(());
     }
@@ -143,7 +150,7 @@ pub(crate) async fn end_detached(plane: &Plane, app: &App) -> Result<(), store::
     stop_app(plane, app, "its work is done").await
 }
 
-/// Ends an app: its inputs are cancelled, its containers ended.
+/// Ends an app: its inputs are cancelled, its containers and sandboxes ended.
 pub async fn stop_app(plane: &Plane, app: &App, why: &str) -> Result<(), store::Error> {
     let now = plane.now();
     let mut tx = plane.store.begin().await?;
@@ -160,11 +167,15 @@ pub async fn stop_app(plane: &Plane, app: &App, why: &str) -> Result<(), store::
         }
         kills.add(task.id, STOP_GRACE);
     }
+    let sandboxes = Plane::want_app_sandboxes_to_end(&mut tx, &app.id).await?;
     tx.ring(Hint::Deadlines);
     apps::finish_logs(&mut tx, &app.id).await?;
     plane.printed.forget(&app.id);
     tx.ring(Hint::Logs(app.id.clone()));
     tx.commit().await?;
+    for sandbox in sandboxes {
+        plane.tell_to_end(&sandbox).await?;
+    }
     plane.end_tasks(kills).await
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use crate::endings::Kills;
 use crate::limits::{REPORT_RETRY, REPORT_TRIES_MAX, REPORTS_PER_WRITE_MAX};
 use crate::queue::container_ended;
-use crate::{Plane, function_build};
+use crate::{Plane, function_build, sandboxes};
 
 /// Takes reports until the worker is gone.
 pub async fn run(plane: Arc<Plane>, mut reports: mpsc::Receiver<Report>) {
@@ -54,15 +54,18 @@ async fn write(plane: &Plane, batch: &[Report]) -> Result<(), store::Error> {
     let mut tx = plane.store.begin().await?;
     let mut joined = Vec::new();
     let mut full = BTreeSet::new();
+    let mut started = Vec::new();
     for report in batch {
         match report {
             Report::Joined { worker, capacity, running } => {
                 tracing::debug!(%worker, ?capacity, "a worker joined");
                 forget_lost(plane, &mut tx, worker, running).await?;
+                sandboxes::forget_lost(plane, &mut tx, worker, running).await?;
                 joined.push((worker, running));
             }
             Report::Started { task } => {
                 tasks::advance(&mut tx, task, Phase::Started, plane.now()).await?;
+                started.extend(sandboxes::started(plane, &mut tx, task).await?);
             }
             Report::Kept { task, result } => {
                 if let Some(task) = tasks::get_any(&mut tx, task).await? {
@@ -89,6 +92,13 @@ async fn write(plane: &Plane, batch: &[Report]) -> Result<(), store::Error> {
         // The reports are written all the same; it is tried again after more output.
         tracing::error!(%error, "an app's output could not be cut to size");
     }
+    for sandbox in started {
+        if sandbox.phase == store::sandboxes::Phase::Ended {
+            plane.stop_stray(&sandbox);
+        } else if let Err(error) = plane.open_ports(&sandbox).await {
+            tracing::error!(%error, sandbox = %sandbox.id, "its ports could not be written down");
+        }
+    }
     for (worker, running) in joined {
         plane.fleet.admit(worker);
         end_unknown(plane, worker, running).await?;
@@ -110,12 +120,13 @@ async fn end_unknown(
         match task.map(|task| task.phase) {
             Some(Phase::Placed | Phase::Started | Phase::Ready) => {}
             Some(Phase::Draining) => kills.add(id.clone(), Millis(0)),
-            Some(Phase::Ended) | None => {
+            Some(Phase::Ended) => {
                 let order = Order::Stop { task: id.clone(), grace_ms: Millis(0) };
                 if let Err(error) = plane.fleet.order(worker, order) {
                     tracing::warn!(%error, task = %id, "a lost container could not be stopped");
                 }
             }
+            None => sandboxes::adopt(plane, worker, id).await?,
         }
     }
     plane.end_tasks(kills).await
@@ -123,18 +134,20 @@ async fn end_unknown(
 
 /// Keeps a line. Answers with its app if that has printed a lot.
 async fn log(plane: &Plane, tx: &mut Tx, line: &LogLine) -> Result<Option<AppId>, store::Error> {
-    let Some(task) = tasks::get_any(tx, &line.task).await? else { return Ok(None) };
+    let Some(task) = tasks::get_any(tx, &line.task).await? else {
+        return sandboxes::log(plane, tx, line).await;
+    };
     let entry = logs::Entry {
         seq: 0,
         app: task.app.clone(),
-        function: task.function,
+        function: Some(task.function.clone()),
         task: line.task.clone(),
         stream: line.stream.number(),
         at: line.at,
         data: line.data.clone(),
     };
-    if builds(plane, tx, &entry.function).await?
-        && let Some(image) = images::built_by(tx, &entry.function).await?
+    if builds(plane, tx, &task.function).await?
+        && let Some(image) = images::built_by(tx, &task.function).await?
     {
         images::append_log(tx, &image.id, &line.data, line.at).await?;
         tx.ring(Hint::Image(image.id));
@@ -162,7 +175,10 @@ pub async fn ended(plane: &Plane, task: &TaskId, end: End) -> Result<(), store::
 
 async fn end_task(plane: &Plane, tx: &mut Tx, id: &TaskId, end: &End) -> Result<(), store::Error> {
     let now = plane.now();
-    let Some(task) = tasks::get_any(tx, id).await? else { return Ok(()) };
+    let Some(task) = tasks::get_any(tx, id).await? else {
+        sandboxes::ended(plane, tx, id, end).await?;
+        return Ok(());
+    };
     if !tasks::end(tx, id, end, now).await? {
         return Ok(());
     }
@@ -190,7 +206,7 @@ async fn tell(tx: &mut Tx, task: &Task, end: &End, now: model::Time) -> Result<(
     let entry = logs::Entry {
         seq: 0,
         app: task.app.clone(),
-        function: task.function.clone(),
+        function: Some(task.function.clone()),
         task: task.id.clone(),
         stream: model::link::Stream::Info.number(),
         at: now,

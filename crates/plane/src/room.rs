@@ -1,12 +1,29 @@
 //! Room for containers that inputs wait for: idle ones go home.
 
+use std::collections::HashMap;
+
+use model::WorkerId;
 use model::resources::Reservation;
-use store::inputs;
 use store::tasks::{self, Phase, Task};
+use store::{Db, inputs, sandboxes};
 
 use crate::Plane;
 use crate::endings::Kills;
 use crate::limits::STOP_GRACE;
+
+/// What living containers reserve together, those of functions and sandboxes, by worker.
+pub(crate) async fn reserved(
+    db: &mut Db,
+    alive: &[Task],
+) -> Result<HashMap<WorkerId, Reservation>, store::Error> {
+    let mut reserved: HashMap<_, _> = sandboxes::reserved(db).await?.into_iter().collect();
+    for task in alive {
+        let of_worker: &mut Reservation = reserved.entry(task.worker.clone()).or_default();
+        of_worker.cpu_millis += task.reserved.cpu_millis;
+        of_worker.memory_bytes += task.reserved.memory_bytes;
+    }
+    Ok(reserved)
+}
 
 impl Plane {
     /// Sends the container home that has been idle for longest, on a worker that could run the

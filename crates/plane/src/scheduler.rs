@@ -9,9 +9,8 @@ use model::limits::START_FAILURES_MAX;
 use model::link::{End, Order};
 use model::output::{Outcome, Status};
 use model::placement::{Unplaceable, place};
-use model::resources::Reservation;
 use model::spec::FunctionSpec;
-use model::{FunctionId, Millis, TaskId, WorkerId};
+use model::{FunctionId, Millis, TaskId};
 use store::functions::Function;
 use store::tasks::{Phase, Task};
 use store::{Hint, Tx, functions, inputs, tasks};
@@ -20,6 +19,7 @@ use crate::Plane;
 use crate::api::start::task_spec;
 use crate::endings::Kills;
 use crate::limits::{LOOK_EVERY, SCAN_EVERY};
+use crate::room::reserved;
 
 /// Starts that failed in a row, by function, with how the last one ended.
 #[derive(Debug, Default)]
@@ -184,8 +184,11 @@ async fn start(
     let now = plane.now();
     let wish = spec.resources.reservation();
     let worker = {
-        let alive = tasks::alive(&mut *plane.store.read().await?).await?;
-        match place(&plane.fleet.views(&reserved(&alive)), &wish) {
+        let mut db = plane.store.read().await?;
+        let alive = tasks::alive(&mut db).await?;
+        let reserved = reserved(&mut db, &alive).await?;
+        drop(db);
+        match place(&plane.fleet.views(&reserved), &wish) {
             Ok(worker) => worker,
             Err(Unplaceable::NoWorker) => return Ok(Started::No),
             Err(Unplaceable::Full) => {
@@ -277,16 +280,6 @@ async fn hand_over(
         plane.end_tasks(kills).await?;
     }
     Ok(Started::Yes)
-}
-
-fn reserved(alive: &[Task]) -> HashMap<WorkerId, Reservation> {
-    let mut reserved = HashMap::<WorkerId, Reservation>::new();
-    for task in alive {
-        let of_worker = reserved.entry(task.worker.clone()).or_default();
-        of_worker.cpu_millis += task.reserved.cpu_millis;
-        of_worker.memory_bytes += task.reserved.memory_bytes;
-    }
-    reserved
 }
 
 /// Ends containers that did not become ready in their time.

@@ -175,7 +175,9 @@ pub async fn stop(db: &mut Db, id: &AppId, state: i32, now: Time) -> Result<()> 
 /// Notes that no line will follow, if the app has ended and its containers are gone.
 pub async fn finish_logs(db: &mut Db, id: &AppId) -> Result<()> {
     let sql = "UPDATE apps SET logs_done = 1 WHERE id = $1 AND stopped_at IS NOT NULL \
-               AND NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.app_id = $1 AND tasks.state < 4)";
+               AND NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.app_id = $1 AND tasks.state < 4) \
+               AND NOT EXISTS (SELECT 1 FROM sandboxes WHERE sandboxes.app_id = $1 \
+               AND sandboxes.state < 2)";
     sqlx::query(sql).bind(id.as_str()).execute(db).await?;
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use model::{AppId, CallId, FunctionId, ImageId, QueueId};
+use model::{AppId, CallId, FunctionId, ImageId, QueueId, SandboxId};
 use tokio::sync::watch;
 
 /// What may have changed.
@@ -23,6 +23,8 @@ pub enum Hint {
     Image(ImageId),
     /// There may be an item in this queue, or room in it.
     Queue(QueueId),
+    /// This sandbox may have started, have a port more, or have ended.
+    Sandbox(SandboxId),
     /// Something that the scheduler cares for.
     Schedule,
     /// An image may wait to be built, or a worker to build it.

@@ -19,6 +19,7 @@ pub mod outcomes;
 pub mod queues;
 pub mod replays;
 pub mod retention;
+pub mod sandboxes;
 pub mod secrets;
 pub mod tasks;
 pub mod tokens;
@@ -47,6 +48,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "base", include_str!("../migrations/0001_base.sql")),
     (2, "objects", include_str!("../migrations/0002_objects.sql")),
     (3, "images", include_str!("../migrations/0003_images.sql")),
+    (4, "sandboxes", include_str!("../migrations/0004_sandboxes.sql")),
 ];
 
 fn migrator() -> Migrator {

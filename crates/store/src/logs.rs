@@ -15,8 +15,8 @@ pub struct Entry {
     pub seq: u64,
     /// The app.
     pub app: AppId,
-    /// The function.
-    pub function: FunctionId,
+    /// The function; nothing where a sandbox printed it.
+    pub function: Option<FunctionId>,
     /// The container.
     pub task: TaskId,
     /// The stream: the wire's `FileDescriptor`.
@@ -42,7 +42,7 @@ pub async fn append(db: &mut Db, entry: &Entry) -> Result<()> {
                VALUES ($1, $2, $3, $4, $5, $6)";
     sqlx::query(sql)
         .bind(entry.app.as_str())
-        .bind(entry.function.as_str())
+        .bind(entry.function.as_ref().map_or("", FunctionId::as_str))
         .bind(entry.task.as_str())
         .bind(entry.stream)
         .bind(int(entry.at.0))
@@ -50,6 +50,15 @@ pub async fn append(db: &mut Db, entry: &Entry) -> Result<()> {
         .execute(db)
         .await?;
     Ok(())
+}
+
+/// Output of a sandbox's container after place `after`, in order, at most `most` pieces.
+pub async fn of_sandbox(db: &mut Db, task: &TaskId, after: u64, most: u32) -> Result<Vec<Entry>> {
+    let sql = "SELECT * FROM logs WHERE task_id = $1 AND function_id = '' AND seq > $2 \
+               ORDER BY seq LIMIT $3";
+    let rows =
+        sqlx::query(sql).bind(task.as_str()).bind(int(after)).bind(most).fetch_all(db).await?;
+    rows.iter().map(read).collect()
 }
 
 /// Output of an app after place `after`, in order, at most `most` pieces.
@@ -64,7 +73,10 @@ fn read(row: &SqliteRow) -> Result<Entry> {
     Ok(Entry {
         seq: number(row, "seq")?,
         app: id(row, "app_id", AppId::parse)?,
-        function: id(row, "function_id", FunctionId::parse)?,
+        function: match row.try_get::<&str, _>("function_id")? {
+            "" => None,
+            _ => Some(id(row, "function_id", FunctionId::parse)?),
+        },
         task: id(row, "task_id", TaskId::parse)?,
         stream: row.try_get("stream")?,
         at: time(row, "at")?,

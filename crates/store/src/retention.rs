@@ -4,7 +4,7 @@ use model::{AppId, Time};
 use sqlx::Row;
 
 use crate::row::{id, int};
-use crate::{Db, Result};
+use crate::{Db, Result, sandboxes};
 
 /// Calls that are forgotten in one transaction.
 const CALLS_PER_TURN: u32 = 200;
@@ -29,14 +29,15 @@ pub async fn forget_calls(db: &mut Db, before: Time) -> Result<u64> {
     Ok(rows.len() as u64)
 }
 
-/// Forgets ended tasks and the output of ended apps from before `before`.
+/// Forgets ended tasks, ended sandboxes and the output of ended apps from before `before`.
 pub async fn forget_output(db: &mut Db, before: Time) -> Result<u64> {
     let sql = "DELETE FROM logs WHERE at < $1 AND app_id IN \
                (SELECT id FROM apps WHERE stopped_at IS NOT NULL AND logs_done = 1)";
     let lines = sqlx::query(sql).bind(int(before.0)).execute(&mut *db).await?;
     let sql = "DELETE FROM tasks WHERE state = 4 AND ended_at < $1";
-    let tasks = sqlx::query(sql).bind(int(before.0)).execute(db).await?;
-    Ok(lines.rows_affected() + tasks.rows_affected())
+    let tasks = sqlx::query(sql).bind(int(before.0)).execute(&mut *db).await?;
+    let sandboxes = sandboxes::forget(db, before).await?;
+    Ok(lines.rows_affected() + tasks.rows_affected() + sandboxes)
 }
 
 /// Forgets payloads from before `before` that nothing carries any more, and answers the hashes

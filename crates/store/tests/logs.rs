@@ -14,7 +14,7 @@ async fn the_oldest_output_goes_first_and_leaves_a_word() {
         let entry = logs::Entry {
             seq: 0,
             app: if n % 2 == 0 { app.clone() } else { other.clone() },
-            function: FunctionId::new([1; 16]),
+            function: Some(FunctionId::new([1; 16])),
             task: TaskId::new([1; 16]),
             stream: 1,
             at: Time(u64::from(n)),

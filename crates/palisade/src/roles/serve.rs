@@ -190,6 +190,10 @@ async fn start(serve: &Serve, data: &Data, url: &str) -> Result<Server> {
             disk_bytes: serve.disk_mib * MIB,
         },
         pythons: plane::Pythons::of(data.path(PYTHONS)),
+        // Some clients take no other scheme: the port tells TLS by its first byte.
+        router_url: url.replacen("http://", "https://", 1),
+        router_key: data.router_key()?,
+        connect_url: None,
     };
     let plane = Plane::new(store, blobs.clone(), config);
     let tables: Arc<[RpcTable]> = Arc::new([client_rows(), router_rows()]);

@@ -2,7 +2,7 @@
 
 use model::{AppId, ClassId, FunctionId};
 use store::apps::{self, App, ObjectKind};
-use store::{Db, Scope, functions, tasks};
+use store::{Db, Scope, functions, sandboxes, tasks};
 use wire::client::{self as pb, AppState};
 
 use super::environments;
@@ -261,7 +261,8 @@ pub(super) async fn list(
     let environment = environments::find(&mut db, cx.scope(), &req.environment_name).await?;
     let mut items = Vec::new();
     for app in apps::list(&mut db, cx.scope(), &environment.id, LIST_MAX).await? {
-        let running = tasks::alive_of_app(&mut db, &app.id).await?.len();
+        let running = tasks::alive_of_app(&mut db, &app.id).await?.len()
+            + sandboxes::alive_of_app(&mut db, &app.id).await?.len();
         items.push(pb::app_list_response::AppListItem {
             app_id: app.id.into(),
             description: app.description,

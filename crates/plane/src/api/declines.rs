@@ -18,7 +18,8 @@ const CLIENT: &[(&str, &[&str])] = &[
     ]),
     ("statistics over time are not kept", &[
         "AppGetInfo", "AppGetLifecycle", "AppGetTimeRangeStats", "FunctionGetMetrics",
-        "FunctionGetTimeRangeStats", "MetricsGetInfo",
+        "FunctionGetTimeRangeStats", "MetricsGetInfo", "SandboxGetResourceUsage",
+        "SandboxGetStats", "SandboxGetStatsV2", "SandboxGetTimeRangeStats",
     ]),
     ("there is no input plane beside the control plane: calls go through FunctionMap", &[
         "AttemptAwait", "AttemptRetry", "AttemptStart", "FunctionAsyncInvoke", "MapAwait",
@@ -42,15 +43,15 @@ const CLIENT: &[(&str, &[&str])] = &[
     ("snapshots of a container's memory are not served", &[
         "ContainerCheckpoint",
     ]),
-    ("commands in running containers are not served yet", &[
+    ("commands run at the command router, in sandboxes: use a newer client", &[
         "ContainerExec", "ContainerExecGetOutput", "ContainerExecPutInput", "ContainerExecWait",
-        "ContainerFilesystemExec", "FunctionStartPtyShell", "TaskGetCommandRouterAccess",
+        "ContainerFilesystemExec", "FunctionStartPtyShell",
     ]),
     ("a container's output is taken from its streams", &[
         "ContainerLog",
     ]),
-    ("containers cannot be listed or stopped one by one yet: stop their app", &[
-        "ContainerStop", "TaskCurrentInputs", "TaskGetInfo", "TaskList",
+    ("what a container works on is not told", &[
+        "TaskCurrentInputs",
     ]),
     ("web endpoints and servers are not served yet", &[
         "ContainerServerLifecycleReady", "CurlGetAuthToken", "DomainCertificateVerify",
@@ -95,21 +96,28 @@ const CLIENT: &[(&str, &[&str])] = &[
     ("scaling is part of a function's definition: change it there and deploy again", &[
         "FunctionGetSchedulingParams", "FunctionUpdateSchedulingParams",
     ]),
-    ("sandboxes are not served yet", &[
+    ("persistent sandboxes are not served: leave `persistent` out, and name the sandbox", &[
         "PersistentSandboxCreate", "PersistentSandboxGet", "PersistentSandboxResume",
         "PersistentSandboxTerminate", "PersistentSandboxTunnelsList",
-        "SandboxContainerCreateV2", "SandboxCreate", "SandboxCreateConnectToken",
-        "SandboxCreateConnectTokenV2", "SandboxCreateV2", "SandboxGetCommandRouterAccess",
-        "SandboxGetExitSnapshot", "SandboxGetExitSnapshotV2", "SandboxGetFromName",
-        "SandboxGetFromNameV2", "SandboxGetLogs", "SandboxGetResourceUsage", "SandboxGetStats",
-        "SandboxGetStatsV2", "SandboxGetTaskId", "SandboxGetTaskIdV2",
-        "SandboxGetTimeRangeStats", "SandboxGetTunnels", "SandboxGetTunnelsV2", "SandboxList",
-        "SandboxListV2", "SandboxRestore", "SandboxRestoreV2", "SandboxSetName",
-        "SandboxSetOutboundPolicy", "SandboxSetOutboundPolicyV2", "SandboxSnapshot",
+    ]),
+    ("containers beside a sandbox are not served: run the program in the sandbox, by exec", &[
+        "SandboxContainerCreateV2",
+    ]),
+    ("snapshots of a sandbox's memory are not served: use snapshot_filesystem()", &[
+        "SandboxRestore", "SandboxRestoreV2", "SandboxSnapshot", "SandboxSnapshotGet",
+        "SandboxSnapshotWait",
+    ]),
+    ("sandboxes leave no snapshot when they end: call snapshot_filesystem() before", &[
+        "SandboxGetExitSnapshot", "SandboxGetExitSnapshotV2",
+    ]),
+    ("snapshots of files are made at the command router: use a newer client", &[
         "SandboxSnapshotFs", "SandboxSnapshotFsAsync", "SandboxSnapshotFsAsyncGet",
-        "SandboxSnapshotGet", "SandboxSnapshotWait", "SandboxStdinWrite", "SandboxTagsGet",
-        "SandboxTagsGetV2", "SandboxTagsSet", "SandboxTagsSetV2", "SandboxTerminate",
-        "SandboxTerminateV2", "SandboxWait", "SandboxWaitUntilReady", "SandboxWaitV2",
+    ]),
+    ("requests are not changed on their way out: use allow lists of addresses and names", &[
+        "SandboxSetOutboundPolicy", "SandboxSetOutboundPolicyV2",
+    ]),
+    ("whether a sandbox is ready is asked at the command router: use a newer client", &[
+        "SandboxWaitUntilReady",
     ]),
     ("tunnels are not served yet", &[
         "TunnelStart", "TunnelStop",

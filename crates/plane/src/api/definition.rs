@@ -10,14 +10,12 @@ use wire::client as pb;
 use super::refusal::Refusal;
 use crate::limits::BATCH_MAX;
 
-fn refuse(field: &'static str, why: &str) -> Result<(), Refusal> {
-    Err(Refusal::invalid(field, why))
-}
-
 /// Refuses the first of these that is set.
-fn refuse_set<const N: usize>(unserved: [(bool, &'static str, &str); N]) -> Result<(), Refusal> {
+pub(super) fn refuse_set<const N: usize>(
+    unserved: [(bool, &'static str, &str); N],
+) -> Result<(), Refusal> {
     match unserved.into_iter().find(|(set, ..)| *set) {
-        Some((_, field, why)) => refuse(field, why),
+        Some((_, field, why)) => Err(Refusal::invalid(field, why)),
         None => Ok(()),
     }
 }
@@ -32,12 +30,9 @@ fn refuse_unserved(f: &pb::Function) -> Result<(), Refusal> {
     refuse_experiments(f)
 }
 
-/// Devices and file systems that no container gets.
+/// File systems that no container gets, and other things that it has not.
 fn refuse_resources(f: &pb::Function) -> Result<(), Refusal> {
-    let gpu = f.resources.as_ref().and_then(|resources| resources.gpu_config.as_ref());
-    if gpu.is_some_and(|gpu| gpu.count > 0 || !gpu.gpu_type.is_empty() || gpu.r#type != 0) {
-        return refuse("gpu", "no worker has a GPU: leave `gpu` out");
-    }
+    refuse_devices(f.resources.as_ref())?;
     refuse_set([
         (!f.volume_mounts.is_empty(), "volumes", "volumes are not served yet"),
         (!f.cloud_bucket_mounts.is_empty(), "volumes", "cloud bucket mounts are not served yet"),
@@ -56,12 +51,30 @@ fn refuse_resources(f: &pb::Function) -> Result<(), Refusal> {
             "task_templates",
             "alternative resources are not served: name one set of them",
         ),
-        (
-            f.resources.as_ref().is_some_and(|resources| resources.rdma),
-            "rdma",
-            "no worker has RDMA",
-        ),
     ])
+}
+
+/// Devices that no container gets.
+pub(super) fn refuse_devices(resources: Option<&pb::Resources>) -> Result<(), Refusal> {
+    let gpu = resources.and_then(|resources| resources.gpu_config.as_ref());
+    let gpu = gpu.is_some_and(|gpu| gpu.count > 0 || !gpu.gpu_type.is_empty() || gpu.r#type != 0);
+    let rdma = resources.is_some_and(|resources| resources.rdma);
+    refuse_set([
+        (gpu, "gpu", "no worker has a GPU: leave `gpu` out"),
+        (rdma, "rdma", "no worker has RDMA"),
+    ])
+}
+
+/// Wishes for a place, where there is no choice.
+pub(super) fn refuse_regions(placement: Option<&pb::SchedulerPlacement>) -> Result<(), Refusal> {
+    let elsewhere = placement.is_some_and(|placement| {
+        !placement.regions.is_empty()
+            || placement.zone.is_some()
+            || placement.lifecycle.is_some()
+            || !placement.instance_types.is_empty()
+    });
+    let why = "there are no regions to choose from here: leave `region` out";
+    refuse_set([(elsewhere, "region", why)])
 }
 
 /// Kinds of functions that are no plain functions.
@@ -102,15 +115,7 @@ fn refuse_places(f: &pb::Function) -> Result<(), Refusal> {
             "there is no cloud provider to choose here: leave `cloud` out",
         ),
     ])?;
-    let Some(placement) = &f.scheduler_placement else { return Ok(()) };
-    let elsewhere = !placement.regions.is_empty()
-        || placement.zone.is_some()
-        || placement.lifecycle.is_some()
-        || !placement.instance_types.is_empty();
-    if elsewhere {
-        return refuse("region", "there are no regions to choose from here: leave `region` out");
-    }
-    Ok(())
+    refuse_regions(f.scheduler_placement.as_ref())
 }
 
 /// Wishes for scaling that the scheduler does not know. The fields of the settings have a
@@ -166,8 +171,12 @@ fn block_network(f: &pb::Function) -> Result<bool, Refusal> {
     }
 }
 
-fn resources(f: &pb::Function, largest: &Capacity) -> Result<ResourceWish, Refusal> {
-    let asked = f.resources.clone().unwrap_or_default();
+/// What is asked for; `largest` is the largest worker: nothing larger can be placed.
+pub(super) fn resources(
+    asked: Option<&pb::Resources>,
+    largest: &Capacity,
+) -> Result<ResourceWish, Refusal> {
+    let asked = asked.cloned().unwrap_or_default();
     let some = |n: u32, unit: u64| (n > 0).then_some(u64::from(n) * unit);
     let wish = ResourceWish {
         cpu_request_millis: some(asked.milli_cpu, 1),
@@ -303,7 +312,7 @@ pub(super) fn spec(f: &pb::Function, largest: &Capacity) -> Result<FunctionSpec,
         image: ImageId::parse(&f.image_id)?,
         mounts: ids(&f.mount_ids)?,
         secrets: f.secret_ids.iter().map(|id| SecretId::parse(id)).collect::<Result<_, _>>()?,
-        resources: resources(f, largest)?,
+        resources: resources(f.resources.as_ref(), largest)?,
         timeout_ms,
         startup_timeout_ms: timeout("startup_timeout", f.startup_timeout_secs, timeout_ms)?,
         retry: retry(f)?,

@@ -94,7 +94,7 @@ impl Follow {
         let mut batch = pb::TaskLogsBatch {
             entry_id: format!("{}-0", last.seq),
             task_id: last.task.to_string(),
-            function_id: last.function.to_string(),
+            function_id: last.function.as_ref().map(ToString::to_string).unwrap_or_default(),
             ..pb::TaskLogsBatch::default()
         };
         batch.items = run.into_iter().filter(|entry| self.wants(entry)).map(item).collect();
@@ -105,13 +105,15 @@ impl Follow {
         let req = &self.req;
         let stream = req.file_descriptor == 0 || req.file_descriptor == entry.stream;
         let task = req.task_id.is_empty() || req.task_id == entry.task.as_str();
-        let function = req.function_id.is_empty() || req.function_id == entry.function.as_str();
+        let of = entry.function.as_ref().map(model::FunctionId::as_str);
+        let function = req.function_id.is_empty() || of == Some(&req.function_id);
         let words = req.search_text.is_empty() || text(&entry.data).contains(&req.search_text);
         stream && task && function && words
     }
 }
 
-fn item(entry: Entry) -> pb::TaskLogs {
+/// A piece of output in the wire's form.
+pub(super) fn item(entry: Entry) -> pb::TaskLogs {
     pb::TaskLogs {
         data: text(&entry.data),
         timestamp: entry.at.as_secs_f64(),

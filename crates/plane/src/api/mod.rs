@@ -30,7 +30,9 @@ mod past_logs;
 mod poll;
 mod queues;
 mod replay;
+mod sandboxes;
 mod secrets;
+mod tasks;
 
 use wire::client::{FunctionCallInvocationType, FunctionCallType};
 

@@ -39,15 +39,15 @@ pub(super) fn list_page(page: Option<&pb::ListPagination>, now: Time) -> (Time, 
         Ok(0) | Err(_) => OBJECTS_LISTED_MAX,
         Ok(most) => most.min(OBJECTS_LISTED_MAX),
     };
-    let before = match std::time::Duration::try_from_secs_f64(page.created_before) {
-        // Rounded: a moment that came from here as seconds must be met exactly.
-        Ok(before) if !before.is_zero() => {
-            let micros = u64::try_from(before.as_micros()).unwrap_or(u64::MAX);
-            Time(micros.saturating_add(500) / 1_000)
-        }
-        _ => all,
-    };
-    (before, most)
+    (moment(page.created_before).unwrap_or(all), most)
+}
+
+/// A moment that came from here as seconds; none where nothing is said. It is rounded, so that it
+/// is met exactly.
+pub(super) fn moment(secs: f64) -> Option<Time> {
+    let since = std::time::Duration::try_from_secs_f64(secs).ok()?;
+    let micros = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
+    (!since.is_zero()).then_some(Time(micros.saturating_add(500) / 1_000))
 }
 
 #[cfg(test)]

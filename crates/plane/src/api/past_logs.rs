@@ -10,6 +10,7 @@ use super::gate::{Cx, Member};
 use super::images::{find, timestamp};
 use super::logs::text;
 use super::refusal::Refusal;
+use super::sandboxes;
 use crate::limits::{LOGS_COUNTED_MAX, LOGS_FETCHED_MAX};
 
 /// A piece of output, whosever it is.
@@ -41,12 +42,11 @@ fn moment(at: Option<prost_types::Timestamp>, unset: Time) -> Time {
 
 impl Filter {
     /// What a request selects. What cannot be told apart here is refused.
-    fn read(req: pb::AppFetchLogsRequest, now: Time) -> Result<Self, Refusal> {
+    async fn read(cx: &Cx<Member>, req: pb::AppFetchLogsRequest) -> Result<Self, Refusal> {
         let by_call = "output is not kept by call: filter by function or container";
         let classes = "classes are not served yet";
         let unserved = [
             ("function_call_id", req.function_call_id, by_call),
-            ("sandbox_id", req.sandbox_id, "sandboxes are not served yet"),
             ("parametrized_function_id", req.parametrized_function_id, classes),
         ];
         for (field, value, why) in unserved {
@@ -56,11 +56,11 @@ impl Filter {
         }
         Ok(Self {
             app: req.app_id,
-            task: req.task_id,
+            task: container(cx, req.task_id, &req.sandbox_id).await?,
             function: req.function_id,
             stream: req.source,
             words: req.search_text,
-            span: Span { since: moment(req.since, Time(0)), until: moment(req.until, now) },
+            span: Span { since: moment(req.since, Time(0)), until: moment(req.until, cx.now()) },
         })
     }
 
@@ -103,13 +103,22 @@ impl Filter {
         let entries = logs::past(db, &id, &self.task, &self.function, self.span, most).await?;
         let piece = |entry: Entry| Piece {
             task: entry.task.into(),
-            function: entry.function.into(),
+            function: entry.function.map(String::from).unwrap_or_default(),
             stream: entry.stream,
             at: entry.at,
             data: text(&entry.data),
         };
         Ok(entries.into_iter().map(piece).collect())
     }
+}
+
+/// The container whose output is asked for: a sandbox has one.
+async fn container(cx: &Cx<Member>, task: String, sandbox: &str) -> Result<String, Refusal> {
+    if sandbox.is_empty() {
+        return Ok(task);
+    }
+    let mut db = cx.plane.store.read().await?;
+    Ok(sandboxes::find(&mut db, cx.scope(), sandbox).await?.task.into())
 }
 
 /// The newest output in a span of time, in its order.
@@ -121,7 +130,7 @@ pub(super) async fn fetch(
         0 => LOGS_FETCHED_MAX,
         limit => limit.min(LOGS_FETCHED_MAX),
     };
-    let filter = Filter::read(req, cx.now())?;
+    let filter = Filter::read(&cx, req).await?;
     let mut batches = Vec::<pb::TaskLogsBatch>::new();
     for piece in filter.look(&cx, most).await?.into_iter().rev() {
         if batches.last().is_none_or(|last| last.task_id != piece.task) {
@@ -165,7 +174,7 @@ pub(super) async fn count(
         search_text: req.search_text,
         parametrized_function_id: req.parametrized_function_id,
     };
-    let filter = Filter::read(counted, cx.now())?;
+    let filter = Filter::read(&cx, counted).await?;
     let mut buckets = std::collections::BTreeMap::<u64, [u64; 3]>::new();
     for piece in filter.look(&cx, LOGS_COUNTED_MAX).await? {
         let start = piece.at.0 / bucket_ms * bucket_ms;

@@ -7,7 +7,7 @@ use super::gate::{ANY_TASK, ANYBODY, KNOWN, MEMBER, USER};
 use super::table::RpcTable;
 use super::{
     apps, blobs, calls, chunks, containers, declines, dicts, environments, functions, identity,
-    image_names, images, logs, mounts, past_logs, queues, secrets,
+    image_names, images, logs, mounts, past_logs, queues, sandboxes, secrets, tasks,
 };
 
 /// The rows of the client's service.
@@ -81,6 +81,37 @@ pub fn client_rows() -> RpcTable {
         .unary (DictLen,                      MEMBER,    dicts::len)
         .unary (DictClear,                    MEMBER,    dicts::clear)
         .stream(DictContents,                 MEMBER,    dicts::contents)
+        // Sandboxes. A sandbox itself has no identity, and so reaches none of them.
+        .definition(SandboxCreateV2,          MEMBER,    sandboxes::create_v2)
+        .unary (SandboxWaitV2,                MEMBER,    sandboxes::wait)
+        .unary (SandboxListV2,                MEMBER,    sandboxes::list)
+        .definition(SandboxTagsSetV2,         MEMBER,    sandboxes::set_tags)
+        .unary (SandboxTagsGetV2,             MEMBER,    sandboxes::get_tags)
+        .unary (SandboxTerminateV2,           MEMBER,    sandboxes::terminate)
+        .unary (SandboxGetTaskIdV2,           MEMBER,    sandboxes::task_id)
+        .unary (SandboxGetFromNameV2,         MEMBER,    sandboxes::from_name)
+        .definition(SandboxSetName,           MEMBER,    sandboxes::set_name)
+        .unary (SandboxGetCommandRouterAccess, MEMBER,   sandboxes::router_access)
+        .unary (TaskGetCommandRouterAccess,   MEMBER,    sandboxes::task_router_access)
+        .unary (SandboxGetTunnelsV2,          MEMBER,    sandboxes::tunnels)
+        .definition(SandboxCreateConnectTokenV2, MEMBER, sandboxes::connect_token)
+        // The same for older clients
+        .definition(SandboxCreate,            MEMBER,    sandboxes::create)
+        .unary (SandboxWait,                  MEMBER,    sandboxes::wait)
+        .unary (SandboxList,                  MEMBER,    sandboxes::list)
+        .definition(SandboxTagsSet,           MEMBER,    sandboxes::set_tags)
+        .unary (SandboxTagsGet,               MEMBER,    sandboxes::get_tags)
+        .unary (SandboxTerminate,             MEMBER,    sandboxes::terminate)
+        .unary (SandboxGetTaskId,             MEMBER,    sandboxes::task_id)
+        .unary (SandboxGetFromName,           MEMBER,    sandboxes::from_name)
+        .unary (SandboxGetTunnels,            MEMBER,    sandboxes::tunnels)
+        .definition(SandboxCreateConnectToken, MEMBER,   sandboxes::connect_token)
+        .stream(SandboxGetLogs,               MEMBER,    sandboxes::get_logs)
+        .unary (SandboxStdinWrite,            MEMBER,    sandboxes::write_stdin)
+        // Containers of both kinds
+        .unary (TaskList,                     MEMBER,    tasks::list)
+        .unary (TaskGetInfo,                  MEMBER,    tasks::info)
+        .unary (ContainerStop,                MEMBER,    tasks::stop)
         // Functions
         .definition(FunctionPrecreate,        MEMBER,    functions::precreate)
         .definition(FunctionCreate,           MEMBER,    functions::create)

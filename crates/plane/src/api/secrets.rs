@@ -16,7 +16,8 @@ use super::refusal::Refusal;
 use super::replay;
 use crate::limits::{SECRET_BYTES_MAX, SECRET_VARIABLE_BYTES_MAX};
 
-fn check_env(env: &BTreeMap<String, String>) -> Result<(), Refusal> {
+/// Refuses variables that no program can be given.
+pub(super) fn check_env(env: &BTreeMap<String, String>) -> Result<(), Refusal> {
     for (key, value) in env {
         if key.is_empty() || key.contains(['=', '\0']) || value.contains('\0') {
             let key: String = key.chars().take(80).collect();

@@ -10,5 +10,6 @@ mod pickles;
 mod place;
 mod prison;
 mod raw;
+mod sandboxes;
 mod scope;
 mod sweep;

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use model::output::Payload;
 use model::resources::{Capacity, Defaults, Reservation, ResourceWish};
 use model::retry::RetryPolicy;
+use model::sandbox::{NetworkRule, SandboxSpec};
 use model::spec::{BuildSpec, Concurrency, FunctionSpec, ImageContent, MountFile, Scaling};
 use model::*;
 use plane::api::gate::Caller;
@@ -40,6 +41,8 @@ pub(crate) struct Tenant {
     pub(crate) secret: SecretId,
     pub(crate) queue: QueueId,
     pub(crate) dict: DictId,
+    pub(crate) sandbox: SandboxId,
+    pub(crate) sandbox_task: TaskId,
     /// SHA-256 of a file that only this workspace has sent.
     pub(crate) file: String,
     /// A blob that a client made, with its bytes.
@@ -82,6 +85,9 @@ impl Place {
             payload_bytes_max: 1 << 20,
             defaults: Defaults::default(),
             pythons: plane::Pythons::of(dir.path().join("pythons")),
+            router_url: "https://127.0.0.1:1".into(),
+            router_key: model::router_token::Key::new([5; 64]),
+            connect_url: Some("http://127.0.0.1:1".into()),
         };
         let plane = Plane::new(store, blobs, config);
         let (orders, _) = tokio::sync::mpsc::channel(1);
@@ -153,6 +159,9 @@ fn spec(name: &str, image: &ImageId, restricted: bool) -> FunctionSpec {
 /// The name of each workspace's image, in the environment that only it has.
 pub(crate) const IMAGE_NAME: &str = "named:latest";
 
+/// The name of each workspace's sandbox.
+pub(crate) const SANDBOX_NAME: &str = "named";
+
 impl Tenant {
     async fn new(plane: &Arc<Plane>, name: &str) -> Self {
         let now = plane.now();
@@ -191,6 +200,8 @@ impl Tenant {
         mounts::insert(&mut tx, &scope, &mount, &files, now).await.unwrap();
         let secret = insert_secret(&mut tx, plane, &scope, name).await;
         let (queue, dict) = insert_objects(&mut tx, plane, &scope, name).await;
+        let (sandbox, sandbox_task) =
+            insert_sandbox(&mut tx, plane, &scope, (&named, &app_id), &image).await;
         tx.commit().await.unwrap();
         let blob = insert_blob(plane, &scope, None, name).await;
         let mut tenant = Self {
@@ -203,6 +214,8 @@ impl Tenant {
             secret,
             queue,
             dict,
+            sandbox,
+            sandbox_task,
             file,
             blob,
             cells: Vec::new(),
@@ -348,6 +361,56 @@ async fn insert_objects(
     };
     store::dicts::insert(tx, scope, new).await.unwrap();
     (queue, dict)
+}
+
+async fn insert_sandbox(
+    tx: &mut Tx,
+    plane: &Plane,
+    scope: &Scope,
+    (environment, app): (&EnvironmentId, &AppId),
+    image: &ImageId,
+) -> (SandboxId, TaskId) {
+    let spec = SandboxSpec {
+        name: Some(SANDBOX_NAME.into()),
+        image: image.clone(),
+        mounts: vec![],
+        secrets: vec![],
+        entrypoint: vec!["sleep".into(), "60".into()],
+        workdir: None,
+        resources: ResourceWish::default(),
+        timeout_ms: Millis(300_000),
+        idle_timeout_ms: None,
+        network: NetworkRule::Open,
+        ports: vec![],
+        inbound: vec![],
+        probe: None,
+        pty: None,
+    };
+    let (id, task) = (SandboxId::new(plane.bits()), TaskId::new(plane.bits()));
+    let sandbox = sandboxes::Sandbox {
+        id: id.clone(),
+        task: task.clone(),
+        workspace: scope.workspace.clone(),
+        environment: environment.clone(),
+        app: app.clone(),
+        worker: WorkerId::new([9; 16]),
+        phase: sandboxes::Phase::Placed,
+        spec,
+        name: Some(SANDBOX_NAME.into()),
+        tags: BTreeMap::new(),
+        reserved: Reservation::default(),
+        created_at: plane.now(),
+        started_at: None,
+        deadline: plane.now() + Millis(300_000),
+        ended_at: None,
+        wanted_end: None,
+        told_at: None,
+        end: None,
+        tunnels: BTreeMap::new(),
+    };
+    sandboxes::insert(tx, &sandbox).await.unwrap();
+    sandboxes::start(tx, &id, plane.now()).await.unwrap();
+    (id, task)
 }
 
 async fn insert_secret(tx: &mut Tx, plane: &Plane, scope: &Scope, name: &str) -> SecretId {

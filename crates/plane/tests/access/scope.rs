@@ -5,12 +5,12 @@ use std::time::Duration;
 use model::call::State;
 use prost::Message;
 use sha2::{Digest, Sha256};
-use store::{apps, inputs};
+use store::{apps, inputs, sandboxes};
 use tonic::Code;
 use wire::client as pb;
 use wire::client::Function;
 
-use crate::place::{IMAGE_NAME, Place, Tenant, Who};
+use crate::place::{IMAGE_NAME, Place, SANDBOX_NAME, Tenant, Who};
 use crate::raw::{frame, pieces, request, send};
 
 const AT_ONCE: Duration = Duration::from_secs(10);
@@ -139,6 +139,7 @@ pub(crate) fn foreign(ours: &Tenant, theirs: &Tenant) -> Vec<Case> {
     cases.extend(foreign_names(ours, theirs));
     cases.extend(foreign_arguments(ours, theirs));
     cases.extend(crate::objects::foreign(theirs));
+    cases.extend(crate::sandboxes::foreign(ours, theirs));
     cases
 }
 
@@ -423,17 +424,36 @@ async fn untouched(place: &Place) {
         let input = inputs::open(&mut db, &cell.input).await.unwrap().unwrap();
         assert!(matches!(input.input.state, State::Running { .. }));
     }
+    let sandbox = sandboxes::get_any(&mut db, &theirs.sandbox).await.unwrap().unwrap();
+    assert_eq!((sandbox.end, sandbox.wanted_end), (None, None));
+    assert_eq!(sandbox.name.as_deref(), Some(SANDBOX_NAME));
 }
 
 /// What is theirs would be found by them: the requests above fail for the id's sake alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_requests_are_answered_to_their_owner() {
     let place = Place::new().await;
-    let endings =
-        ["AppStop", "AppClientDisconnect", "FunctionCallCancel", "ImageDelete", "ImageNameDelete"];
-    let streams = ["AppGetLogs", "DictContents", "FunctionCallGetDataOut", "FunctionCallGetDataIn"];
+    let endings = [
+        "AppStop",
+        "AppClientDisconnect",
+        "ContainerStop",
+        "FunctionCallCancel",
+        "ImageDelete",
+        "ImageNameDelete",
+        "SandboxTerminate",
+        "SandboxTerminateV2",
+    ];
+    let streams = [
+        "AppGetLogs",
+        "DictContents",
+        "FunctionCallGetDataOut",
+        "FunctionCallGetDataIn",
+        "SandboxGetLogs",
+    ];
+    // They wait for a worker that takes orders: the one here does not.
+    let waits = ["SandboxCreate", "SandboxCreateV2"];
     for case in foreign(&place.ours, &place.ours) {
-        if endings.contains(&case.0) || streams.contains(&case.0) {
+        if [&endings[..], &streams[..], &waits[..]].concat().contains(&case.0) {
             continue;
         }
         let answer = ask(&place, Who::User, &case).await;

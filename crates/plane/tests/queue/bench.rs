@@ -79,6 +79,9 @@ async fn open(dir: &std::path::Path, clock: &Arc<Clock>) -> Arc<Plane> {
         payload_bytes_max: 1 << 20,
         defaults: Defaults::default(),
         pythons: plane::Pythons::of(dir.join("pythons")),
+        router_url: "https://127.0.0.1:1".into(),
+        router_key: model::router_token::Key::new([5; 64]),
+        connect_url: None,
     };
     Plane::in_world(store, blobs, config, clock.clone())
 }

@@ -30,6 +30,9 @@ async fn plane_over(dir: &std::path::Path) -> Arc<Plane> {
         payload_bytes_max: 1 << 20,
         defaults: Defaults::default(),
         pythons: plane::Pythons::of(dir.join("pythons")),
+        router_url: "https://127.0.0.1:1".into(),
+        router_key: model::router_token::Key::new([5; 64]),
+        connect_url: Some("http://127.0.0.1:1".into()),
     };
     Plane::new(store, blobs, config)
 }

@@ -1,0 +1,175 @@
+//! Ways to a running sandbox: its command router, its ports, tokens to connect.
+
+use model::router_token::mint;
+use model::sandbox::TunnelKind;
+use model::{SandboxId, TaskId};
+use store::sandboxes::{self, Phase, Sandbox, connect_tokens};
+use store::{Db, Hint, Scope, tasks};
+use wire::client as pb;
+
+use super::find;
+use super::life::wait_of;
+use crate::Plane;
+use crate::api::gate::{Cx, Member};
+use crate::api::poll::Poll;
+use crate::api::refusal::Refusal;
+use crate::identity::secret_hash;
+use crate::limits::{CONNECT_METADATA_BYTES_MAX, CONNECT_TOKENS_MAX, ROUTER_TOKEN_LIFE};
+
+/// The port that a token to connect is for where none is named (modal 1.6.4).
+const CONNECT_PORT_DEFAULT: u16 = 8_080;
+
+/// A token for the command router of one container.
+pub(super) fn router_token(plane: &Plane, task: &TaskId) -> String {
+    mint(&plane.config.router_key, task, plane.now() + ROUTER_TOKEN_LIFE)
+}
+
+/// Finds the sandbox of a container of the caller's.
+async fn find_by_task(db: &mut Db, scope: &Scope, id: &str) -> Result<Sandbox, Refusal> {
+    let task = TaskId::parse(id)?;
+    if let Some(sandbox) = sandboxes::by_task(db, scope, &task).await? {
+        return Ok(sandbox);
+    }
+    if tasks::get(db, scope, &task).await?.is_some() {
+        let text = format!(
+            "commands in containers of functions are not served yet, and `{id}` is one: run them \
+             in a sandbox"
+        );
+        return Err(Refusal::Conflict(text));
+    }
+    Err(Refusal::not_found("container", id))
+}
+
+/// Access to the command router of a sandbox. An ended one has it, too: what its program has
+/// printed is read there.
+pub(in crate::api) async fn router_access(
+    cx: Cx<Member>,
+    req: pb::SandboxGetCommandRouterAccessRequest,
+) -> Result<pb::SandboxGetCommandRouterAccessResponse, Refusal> {
+    use pb::sandbox_get_command_router_access_request::Target;
+    let mut db = cx.plane.store.read().await?;
+    let sandbox = match &req.target {
+        Some(Target::SandboxId(id)) => find(&mut db, cx.scope(), id).await?,
+        Some(Target::TaskId(id)) => find_by_task(&mut db, cx.scope(), id).await?,
+        None => return Err(Refusal::invalid("sandbox_id", "it is missing")),
+    };
+    Ok(pb::SandboxGetCommandRouterAccessResponse {
+        jwt: router_token(&cx.plane, &sandbox.task),
+        url: cx.plane.config.router_url.clone(),
+        worker_ipv4_address: String::new(),
+    })
+}
+
+/// The same, by the container's id.
+pub(in crate::api) async fn task_router_access(
+    cx: Cx<Member>,
+    req: pb::TaskGetCommandRouterAccessRequest,
+) -> Result<pb::TaskGetCommandRouterAccessResponse, Refusal> {
+    let mut db = cx.plane.store.read().await?;
+    let sandbox = find_by_task(&mut db, cx.scope(), &req.task_id).await?;
+    let jwt = router_token(&cx.plane, &sandbox.task);
+    Ok(pb::TaskGetCommandRouterAccessResponse { jwt, url: cx.plane.config.router_url.clone() })
+}
+
+/// The name under which clients reach the server: that of its URL.
+fn host(plane: &Plane) -> String {
+    let url = &plane.config.gateway_url;
+    let rest = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
+    let authority = rest.split('/').next().unwrap_or(rest);
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+    host.trim_start_matches('[').trim_end_matches(']').to_owned()
+}
+
+/// Where the open ports of a sandbox are reached.
+pub(super) fn tunnel_list(plane: &Plane, sandbox: &Sandbox) -> Vec<pb::TunnelData> {
+    let tunnel = |open: &model::sandbox::OpenPort| {
+        let port = u32::from(*sandbox.tunnels.get(&open.port)?);
+        let container_port = u32::from(open.port);
+        Some(match open.kind {
+            TunnelKind::Encrypted | TunnelKind::Http2 => pb::TunnelData {
+                host: host(plane),
+                port,
+                container_port,
+                ..pb::TunnelData::default()
+            },
+            TunnelKind::Plain => pb::TunnelData {
+                unencrypted_host: Some(host(plane)),
+                unencrypted_port: Some(port),
+                container_port,
+                ..pb::TunnelData::default()
+            },
+        })
+    };
+    sandbox.spec.ports.iter().filter_map(tunnel).collect()
+}
+
+/// Where the ports of a sandbox are reached, once they are.
+pub(in crate::api) async fn tunnels(
+    cx: Cx<Member>,
+    req: pb::SandboxGetTunnelsRequest,
+) -> Result<pb::SandboxGetTunnelsResponse, Refusal> {
+    let id = SandboxId::parse(&req.sandbox_id)?;
+    let mut poll = Poll::begin(&cx.plane, Hint::Sandbox(id), wait_of(req.timeout));
+    loop {
+        let sandbox = {
+            let mut db = cx.plane.store.read().await?;
+            find(&mut db, cx.scope(), &req.sandbox_id).await?
+        };
+        if sandbox.phase == Phase::Ended {
+            let text = format!("sandbox `{}` has ended: it has no ports any more", sandbox.id);
+            return Err(Refusal::Conflict(text));
+        }
+        let tunnels = tunnel_list(&cx.plane, &sandbox);
+        if tunnels.len() == sandbox.spec.ports.len() {
+            return Ok(pb::SandboxGetTunnelsResponse { result: None, tunnels });
+        }
+        if !poll.again(&cx.plane).await {
+            let status = pb::generic_result::GenericStatus::Timeout as i32;
+            let exception = "the sandbox's ports were not open in time".to_owned();
+            let result = pb::GenericResult { status, exception, ..pb::GenericResult::default() };
+            return Ok(pb::SandboxGetTunnelsResponse { result: Some(result), tunnels });
+        }
+    }
+}
+
+/// A token that lets its holder send HTTP requests to a port of a sandbox, as long as that lives.
+pub(in crate::api) async fn connect_token(
+    cx: Cx<Member>,
+    req: pb::SandboxCreateConnectTokenRequest,
+) -> Result<pb::SandboxCreateConnectTokenResponse, Refusal> {
+    let port = match req.port {
+        Some(port) => super::network::port("port", port)?,
+        None => CONNECT_PORT_DEFAULT,
+    };
+    let metadata = req.user_metadata;
+    if metadata.len() > CONNECT_METADATA_BYTES_MAX || metadata.chars().any(char::is_control) {
+        let why = format!(
+            "it must have {CONNECT_METADATA_BYTES_MAX} bytes at most and no control characters: \
+             it travels in a header"
+        );
+        return Err(Refusal::invalid("user_metadata", why));
+    }
+    let mut tx = cx.plane.store.begin().await?;
+    let sandbox = find(&mut tx, cx.scope(), &req.sandbox_id).await?;
+    if sandbox.phase == Phase::Ended {
+        let text = format!("sandbox `{}` has ended: nobody can connect to it", sandbox.id);
+        return Err(Refusal::Conflict(text));
+    }
+    let Some(url) = cx.plane.config.connect_url.clone() else {
+        let text = "this server does not let anyone connect by tokens: open a port instead";
+        return Err(Refusal::Conflict(text.into()));
+    };
+    if sandbox.spec.network == model::sandbox::NetworkRule::Blocked {
+        let text = "nobody reaches a sandbox with block_network: make one without it";
+        return Err(Refusal::Conflict(text.into()));
+    }
+    if connect_tokens::count(&mut tx, &sandbox.id, cx.now()).await? >= CONNECT_TOKENS_MAX {
+        let text = format!("a sandbox has {CONNECT_TOKENS_MAX} tokens at most");
+        return Err(Refusal::Exhausted(text));
+    }
+    let token = hex::encode(rand::random::<[u8; 32]>());
+    let (hash, until) = (secret_hash(&token), sandbox.deadline);
+    connect_tokens::insert(&mut tx, &hash, &sandbox.id, port, &metadata, until).await?;
+    tx.commit().await?;
+    Ok(pb::SandboxCreateConnectTokenResponse { url, token })
+}

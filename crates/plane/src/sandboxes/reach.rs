@@ -1,0 +1,66 @@
+//! What is done to a living sandbox beside orders, by parts of the server that the plane does not
+//! know: the gateway opens its ports, the worker writes to its standard input.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use ipnet::IpNet;
+use model::TaskId;
+use model::sandbox::OpenPort;
+
+use crate::Plane;
+
+/// A port that is to be opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opening {
+    /// The container.
+    pub task: TaskId,
+    /// The port in it, and how it is reached.
+    pub port: OpenPort,
+    /// Who may reach it; nobody is listed: anyone.
+    pub inbound: Vec<IpNet>,
+    /// The machine's port that it had before a restart of the server.
+    pub host_port: Option<u16>,
+}
+
+/// A piece of standard input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// The container.
+    pub task: TaskId,
+    /// Its number among the writes of one client, from 1: the same again is written once.
+    pub index: u32,
+    /// The bytes.
+    pub data: Bytes,
+    /// Nothing follows.
+    pub eof: bool,
+}
+
+/// Why a piece of standard input was not written: told to whoever wrote it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unwritable(pub String);
+
+/// The way to a living sandbox.
+pub trait Reach: Send + Sync + std::fmt::Debug {
+    /// Opens a port. Answers with the machine's.
+    fn open(&self, wanted: Opening) -> BoxFuture<'_, io::Result<u16>>;
+
+    /// Closes the ports of a container that has ended.
+    fn close(&self, task: &TaskId);
+
+    /// Writes to the standard input of the entrypoint.
+    fn write(&self, piece: Piece) -> BoxFuture<'_, Result<(), Unwritable>>;
+}
+
+impl Plane {
+    /// Tells which way leads to sandboxes. Call it once, before workers join. Without it, ports of
+    /// sandboxes are refused.
+    pub fn set_reach(&self, reach: Arc<dyn Reach>) {
+        if self.reach.set(reach).is_err() {
+            tracing::error!("the way to sandboxes was told twice: the first one holds");
+        }
+    }
+}
