@@ -61,9 +61,6 @@ pub struct Config {
     pub router_url: String,
     /// What signs tokens for it.
     pub router_key: Key,
-    /// Where holders of connect tokens find the gateway, without a slash at the end; nothing: no
-    /// such tokens are given.
-    pub connect_url: Option<String>,
 }
 
 /// The control plane: the one value that handlers and loops share.

@@ -7,7 +7,7 @@ mod reported;
 
 pub use reach::{Opening, Piece, Reach, Unwritable};
 
-pub(crate) use reported::{adopt, ended, forget_lost, log, started};
+pub(crate) use reported::{Unopened, adopt, ended, forget_lost, log, started};
 
 use model::TaskId;
 use store::sandboxes::connect_tokens::{self, Opened};

@@ -2,7 +2,7 @@
 -- values of variables that came with the definition. tags: JSON, name to value. deadline: when its
 -- whole life is over. wanted_end, ending: JSON of model::link::End; the first is what its end is to
 -- be called once it was told to end, at told_at for the last time. tunnels: JSON, the container's
--- port to the machine's.
+-- port to the machine's. connect_port: the machine's port for its connect tokens.
 CREATE TABLE sandboxes (
     id TEXT PRIMARY KEY,
     task_id TEXT NOT NULL UNIQUE,
@@ -23,7 +23,8 @@ CREATE TABLE sandboxes (
     wanted_end TEXT,
     told_at INTEGER,
     ending TEXT,
-    tunnels TEXT NOT NULL DEFAULT '{}'
+    tunnels TEXT NOT NULL DEFAULT '{}',
+    connect_port INTEGER
 ) STRICT;
 CREATE UNIQUE INDEX sandboxes_by_name ON sandboxes (app_id, name)
     WHERE name IS NOT NULL AND state < 2;

@@ -69,6 +69,8 @@ pub struct Sandbox {
     pub end: Option<End>,
     /// Ports that are open: the container's, and the machine's.
     pub tunnels: BTreeMap<u16, u16>,
+    /// The machine's port for its connect tokens, once it has one.
+    pub connect_port: Option<u16>,
 }
 
 fn phase(n: i32) -> Phase {
@@ -108,6 +110,7 @@ fn read(row: &SqliteRow) -> Result<Sandbox> {
         told_at: time_opt(row, "told_at")?,
         end: end_opt(row, "ending")?,
         tunnels: from_json("sandbox's tunnels", row.try_get("tunnels")?)?,
+        connect_port: row.try_get("connect_port")?,
     })
 }
 
@@ -215,6 +218,16 @@ pub async fn set_tunnels(db: &mut Db, id: &SandboxId, tunnels: &BTreeMap<u16, u1
     sqlx::query("UPDATE sandboxes SET tunnels = $2 WHERE id = $1")
         .bind(id.as_str())
         .bind(json("sandbox's tunnels", tunnels)?)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// Notes the machine's port for connect tokens.
+pub async fn set_connect_port(db: &mut Db, id: &SandboxId, port: u16) -> Result<()> {
+    sqlx::query("UPDATE sandboxes SET connect_port = $2 WHERE id = $1")
+        .bind(id.as_str())
+        .bind(port)
         .execute(db)
         .await?;
     Ok(())

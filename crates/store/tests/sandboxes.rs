@@ -93,6 +93,7 @@ fn sandbox(n: u8, app: u8, name: Option<&str>, created_at: u64) -> Sandbox {
         told_at: None,
         end: None,
         tunnels: BTreeMap::new(),
+        connect_port: None,
     }
 }
 

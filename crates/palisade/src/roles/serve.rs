@@ -193,7 +193,6 @@ async fn start(serve: &Serve, data: &Data, url: &str) -> Result<Server> {
         // Some clients take no other scheme: the port tells TLS by its first byte.
         router_url: url.replacen("http://", "https://", 1),
         router_key: data.router_key()?,
-        connect_url: None,
     };
     let plane = Plane::new(store, blobs.clone(), config);
     let tables: Arc<[RpcTable]> = Arc::new([client_rows(), router_rows()]);

@@ -17,8 +17,8 @@ use crate::Plane;
 pub struct Opening {
     /// The container.
     pub task: TaskId,
-    /// The port in it, and how it is reached.
-    pub port: OpenPort,
+    /// The port in it, and how it is reached; nothing: the machine's port for connect tokens.
+    pub port: Option<OpenPort>,
     /// Who may reach it; nobody is listed: anyone.
     pub inbound: Vec<IpNet>,
     /// The machine's port that it had before a restart of the server.

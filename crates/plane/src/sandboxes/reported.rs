@@ -5,7 +5,7 @@ use model::{AppId, Millis, TaskId, WorkerId};
 use store::sandboxes::{self, Phase, Sandbox};
 use store::{Hint, Tx, apps, logs};
 
-use super::Opening;
+use super::{Opening, Reach};
 use crate::Plane;
 
 /// Notes that a container is there. Answers with its sandbox.
@@ -151,6 +151,20 @@ pub(crate) async fn adopt(
     }
 }
 
+/// Why nobody can connect by tokens.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unopened {
+    /// Nothing leads to sandboxes.
+    #[error("this server does not let anyone connect by tokens: open a port instead")]
+    Unserved,
+    /// The machine's port could not be had.
+    #[error("no port for connect tokens could be opened: {0}")]
+    Port(#[from] std::io::Error),
+    /// It could not be written down.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+}
+
 impl Plane {
     /// Opens the ports of a sandbox whose container is there. Where that fails, the sandbox ends:
     /// it was asked for with them.
@@ -160,7 +174,7 @@ impl Plane {
         for port in &sandbox.spec.ports {
             let opening = Opening {
                 task: sandbox.task.clone(),
-                port: *port,
+                port: Some(*port),
                 inbound: sandbox.spec.inbound.clone(),
                 host_port: sandbox.tunnels.get(&port.port).copied(),
             };
@@ -173,6 +187,11 @@ impl Plane {
                 }
             };
         }
+        if sandbox.connect_port.is_some()
+            && let Err(error) = self.open_for_tokens(sandbox).await
+        {
+            tracing::error!(sandbox = %sandbox.id, %error, "connect tokens open nothing any more");
+        }
         if tunnels == sandbox.tunnels {
             return Ok(());
         }
@@ -180,11 +199,38 @@ impl Plane {
         sandboxes::set_tunnels(&mut tx, &sandbox.id, &tunnels).await?;
         tx.ring(Hint::Sandbox(sandbox.id.clone()));
         tx.commit().await?;
+        self.close_if_ended(sandbox, &**reach).await
+    }
+
+    /// One that ended meanwhile did so before there was anything to close.
+    async fn close_if_ended(
+        &self,
+        sandbox: &Sandbox,
+        reach: &dyn Reach,
+    ) -> Result<(), store::Error> {
         let now = sandboxes::get_any(&mut *self.store.read().await?, &sandbox.id).await?;
         if now.is_none_or(|now| now.phase == Phase::Ended) {
-            // It ended meanwhile, before there was anything to close.
             reach.close(&sandbox.task);
         }
         Ok(())
+    }
+
+    /// The machine's port for the connect tokens of a sandbox, which is opened for the first one.
+    pub(crate) async fn open_for_tokens(&self, sandbox: &Sandbox) -> Result<u16, Unopened> {
+        let reach = self.reach.get().ok_or(Unopened::Unserved)?;
+        let opening = Opening {
+            task: sandbox.task.clone(),
+            port: None,
+            inbound: sandbox.spec.inbound.clone(),
+            host_port: sandbox.connect_port,
+        };
+        let port = reach.open(opening).await?;
+        if sandbox.connect_port != Some(port) {
+            let mut tx = self.store.begin().await?;
+            sandboxes::set_connect_port(&mut tx, &sandbox.id, port).await?;
+            tx.commit().await?;
+        }
+        self.close_if_ended(sandbox, &**reach).await?;
+        Ok(port)
     }
 }

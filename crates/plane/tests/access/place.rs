@@ -87,7 +87,6 @@ impl Place {
             pythons: plane::Pythons::of(dir.path().join("pythons")),
             router_url: "https://127.0.0.1:1".into(),
             router_key: model::router_token::Key::new([5; 64]),
-            connect_url: Some("http://127.0.0.1:1".into()),
         };
         let plane = Plane::new(store, blobs, config);
         let (orders, _) = tokio::sync::mpsc::channel(1);
@@ -407,6 +406,7 @@ async fn insert_sandbox(
         told_at: None,
         end: None,
         tunnels: BTreeMap::new(),
+        connect_port: None,
     };
     sandboxes::insert(tx, &sandbox).await.unwrap();
     sandboxes::start(tx, &id, plane.now()).await.unwrap();

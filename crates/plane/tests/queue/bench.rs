@@ -81,7 +81,6 @@ async fn open(dir: &std::path::Path, clock: &Arc<Clock>) -> Arc<Plane> {
         pythons: plane::Pythons::of(dir.join("pythons")),
         router_url: "https://127.0.0.1:1".into(),
         router_key: model::router_token::Key::new([5; 64]),
-        connect_url: None,
     };
     Plane::in_world(store, blobs, config, clock.clone())
 }

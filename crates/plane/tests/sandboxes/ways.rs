@@ -54,7 +54,7 @@ async fn ports_are_opened_told_kept_and_closed() {
     let opened = bench.reach.opened.lock().unwrap().clone();
     let first = Opening {
         task: start.task.clone(),
-        port: OpenPort { port: 80, kind: TunnelKind::Encrypted },
+        port: Some(OpenPort { port: 80, kind: TunnelKind::Encrypted }),
         inbound: vec!["192.0.2.0/24".parse().unwrap()],
         host_port: Some(40_000),
     };
@@ -121,7 +121,8 @@ async fn tokens_to_connect_die_with_their_sandbox() {
     let api = bench.api();
     let made =
         call::<names::SandboxCreateConnectTokenV2>(&api, None, request.clone()).await.unwrap();
-    assert_eq!(made.url, "http://127.0.0.1:1");
+    assert_eq!(made.url, "http://127.0.0.1:40000");
+    assert_eq!(bench.reach.opened.lock().unwrap()[0].port, None);
     let plane = bench.world.plane.clone();
     let opened = plane.resolve_connect_token(&made.token).await.unwrap().unwrap();
     assert_eq!((&opened.task, opened.port, &*opened.user_metadata), (&start.task, 9_000, "who"));

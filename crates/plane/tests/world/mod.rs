@@ -32,7 +32,6 @@ async fn plane_over(dir: &std::path::Path) -> Arc<Plane> {
         pythons: plane::Pythons::of(dir.join("pythons")),
         router_url: "https://127.0.0.1:1".into(),
         router_key: model::router_token::Key::new([5; 64]),
-        connect_url: Some("http://127.0.0.1:1".into()),
     };
     Plane::new(store, blobs, config)
 }

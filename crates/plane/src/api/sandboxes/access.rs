@@ -15,6 +15,7 @@ use crate::api::poll::Poll;
 use crate::api::refusal::Refusal;
 use crate::identity::secret_hash;
 use crate::limits::{CONNECT_METADATA_BYTES_MAX, CONNECT_TOKENS_MAX, ROUTER_TOKEN_LIFE};
+use crate::sandboxes::Unopened;
 
 /// The port that a token to connect is for where none is named (modal 1.6.4).
 const CONNECT_PORT_DEFAULT: u16 = 8_080;
@@ -71,13 +72,22 @@ pub(in crate::api) async fn task_router_access(
     Ok(pb::TaskGetCommandRouterAccessResponse { jwt, url: cx.plane.config.router_url.clone() })
 }
 
+/// The server's URL without its port.
+fn origin(plane: &Plane) -> &str {
+    let url = plane.config.gateway_url.as_str();
+    url.rsplit_once(':').map_or(url, |(origin, _)| origin)
+}
+
 /// The name under which clients reach the server: that of its URL.
 fn host(plane: &Plane) -> String {
-    let url = &plane.config.gateway_url;
-    let rest = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
-    let authority = rest.split('/').next().unwrap_or(rest);
-    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+    let origin = origin(plane);
+    let host = origin.split_once("://").map_or(origin, |(_, host)| host);
     host.trim_start_matches('[').trim_end_matches(']').to_owned()
+}
+
+/// Another port of the server, as its own is reached.
+fn url(plane: &Plane, port: u16) -> String {
+    format!("{}:{port}", origin(plane))
 }
 
 /// Where the open ports of a sandbox are reached.
@@ -155,10 +165,6 @@ pub(in crate::api) async fn connect_token(
         let text = format!("sandbox `{}` has ended: nobody can connect to it", sandbox.id);
         return Err(Refusal::Conflict(text));
     }
-    let Some(url) = cx.plane.config.connect_url.clone() else {
-        let text = "this server does not let anyone connect by tokens: open a port instead";
-        return Err(Refusal::Conflict(text.into()));
-    };
     if sandbox.spec.network == model::sandbox::NetworkRule::Blocked {
         let text = "nobody reaches a sandbox with block_network: make one without it";
         return Err(Refusal::Conflict(text.into()));
@@ -171,5 +177,9 @@ pub(in crate::api) async fn connect_token(
     let (hash, until) = (secret_hash(&token), sandbox.deadline);
     connect_tokens::insert(&mut tx, &hash, &sandbox.id, port, &metadata, until).await?;
     tx.commit().await?;
-    Ok(pb::SandboxCreateConnectTokenResponse { url, token })
+    let host_port = cx.plane.open_for_tokens(&sandbox).await.map_err(|error| match error {
+        Unopened::Store(error) => Refusal::from(error),
+        other => Refusal::Conflict(other.to_string()),
+    })?;
+    Ok(pb::SandboxCreateConnectTokenResponse { url: url(&cx.plane, host_port), token })
 }

@@ -199,6 +199,7 @@ async fn place(cx: &Cx<Member>, wish: &Wish) -> Result<Result<SandboxId, Unplace
         told_at: None,
         end: None,
         tunnels: BTreeMap::new(),
+        connect_port: None,
     };
     sandboxes::insert(&mut tx, &sandbox).await?;
     let kept = pb::SandboxCreateV2Response {
