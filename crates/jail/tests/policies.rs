@@ -348,13 +348,15 @@ fn a_kept_container_outlives_its_server_with_its_connections_and_rules() {
         assert!(matches!(gone, Error::Gone(_)));
         assert!(by_range.goes_on());
         // The time of the name's address ends soon, and not after an hour.
-        let (named, soon_over) = (["inet", "palisade", "named2"], "timeout 3s comment \"b.test\"");
+        let time = 3 * soon();
+        let soon_over = format!("timeout {}s comment \"b.test\"", time.as_secs());
+        let named = ["inet", "palisade", "named2"];
         let element = |verb: &str, more: &str| {
             let text = format!("{{ {OTHER} {more} }}");
             run("nft", &[&[verb, "element"], &named[..], &[&text]].concat());
         };
         element("delete", "");
-        element("add", soon_over);
+        element("add", &soon_over);
         let fabric = open(std::slice::from_ref(&kept));
         let attachment = fabric.adopt(&kept).expect("adopt");
         assert_eq!(attachment.address, kept.address);
@@ -364,7 +366,7 @@ fn a_kept_container_outlives_its_server_with_its_connections_and_rules() {
         let third = attach(&fabric, &newcomer, &Policy::default());
         assert_ne!(third.address, kept.address);
         assert!(reaches(&newcomer, OTHER));
-        let deadline = Instant::now() + Duration::from_secs(3) + soon();
+        let deadline = Instant::now() + time + soon();
         while container.ask(&format!("{OTHER}:{PORT}")).is_ok() {
             assert!(Instant::now() < deadline, "the address's time does not end");
             std::thread::sleep(Duration::from_millis(20));

@@ -47,20 +47,23 @@ impl Fabric {
     pub fn kept(&self, attachment: &Attachment) -> Result<Kept> {
         let inner = &self.inner;
         let address = attachment.address;
-        let index = index(&lock(&inner.netlink), &attachment.interface)?;
+        let interface = &attachment.interface;
+        let index = {
+            let mut netlink = lock(&inner.netlink);
+            link::regroup(&mut netlink, interface, inner.slot.kept_group)
+                .map_err(at("mark as to be kept", interface))?;
+            index(&netlink, interface)?
+        };
+        inner.listen(address);
         let mut guests = lock(&inner.guests);
         let guest = guests.get_mut(&address).ok_or(Error::Unknown(address))?;
         if guest.stay == Stay::Short {
-            let (interface, group) = (&attachment.interface, inner.slot.kept_group);
-            link::regroup(&mut lock(&inner.netlink), interface, group)
-                .map_err(at("mark as to be kept", interface))?;
             guest.stay = Stay::Kept;
-            inner.listen(address);
         }
         Ok(Kept {
             address,
             policy: guest.policy.clone(),
-            interface: attachment.interface.clone(),
+            interface: interface.clone(),
             index,
             table: inner.slot.table.clone(),
             subnet: inner.subnet,
