@@ -34,12 +34,23 @@ pub trait Unary: Rpc {}
 /// One request, a stream of responses.
 pub trait ServerStreaming: Rpc {}
 
+/// A stream of requests, one response.
+pub trait ClientStreaming: Rpc {}
+
+/// The rpcs of [`crate::ROUTER_SERVICE`] that are declared here.
+pub mod router {
+    use super::{ClientStreaming, Rpc, ServerStreaming, Unary};
+    use crate::router as messages;
+
+    include!(concat!(env!("OUT_DIR"), "/markers_TaskCommandRouter.rs"));
+}
+
 /// The rpcs of [`crate::CLIENT_SERVICE`] that are declared here.
 pub mod client {
     use super::{Rpc, ServerStreaming, Unary};
     use crate::client as messages;
 
-    include!(concat!(env!("OUT_DIR"), "/markers_client.rs"));
+    include!(concat!(env!("OUT_DIR"), "/markers_ModalClient.rs"));
 }
 
 /// Calls an rpc and waits for its response, which keeps the metadata of headers and trailers.
