@@ -12,6 +12,7 @@ mod limits;
 mod mount_points;
 mod roots;
 mod steps;
+pub mod supervisor;
 mod task;
 mod tree_copy;
 mod users;
