@@ -127,3 +127,18 @@ pub(crate) const LINGER_MIN: Duration = Duration::from_secs(2);
 pub(crate) const END_PAUSE: Duration = Duration::from_millis(500);
 /// How long one try of a probe may take.
 pub(crate) const PROBE_TRY_MAX: Duration = Duration::from_secs(10);
+
+/// How long a supervisor may take to answer a short question.
+pub(crate) const SUPERVISOR_ANSWER_MAX: Duration = Duration::from_secs(60);
+/// Sandboxes that have ended of which the output is kept.
+pub(crate) const ENDED_SANDBOXES_MAX: usize = 256;
+/// How long the output of a sandbox that has ended is kept.
+pub(crate) const ENDED_SANDBOX_KEPT_MAX: Duration = Duration::from_secs(24 * 3_600);
+/// Bytes on the disk that the output of all of them may take.
+pub(crate) const ENDED_OUTPUT_BYTES_MAX: u64 = 4 << 30;
+/// How long the last output of a sandbox may take to be reported after its end.
+pub(crate) const LAST_LINES_MAX: Duration = Duration::from_secs(5);
+/// Bytes of a sandbox's record.
+pub(crate) const RECORD_BYTES_MAX: u64 = 16 << 20;
+/// Times that a sandbox whose supervisor is gone is killed before it is given up.
+pub(crate) const END_TRIES_MAX: usize = 20;
