@@ -1,5 +1,6 @@
 //! Turns the .proto files into message types, one marker type per rpc, and a descriptor set.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -16,8 +17,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed={PROTO_ROOT}");
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
 
-    let mut set =
-        protox::compile(proto_files(&Path::new(PROTO_ROOT).join("client"))?, [PROTO_ROOT])?;
+    let mut files = proto_files(&Path::new(PROTO_ROOT).join("client"))?;
+    files.extend(proto_files(&Path::new(PROTO_ROOT).join("router"))?);
+    let mut set = protox::compile(files, [PROTO_ROOT])?;
     let markers = Markers::default();
     prost_build::Config::new()
         .bytes(["."])
@@ -26,7 +28,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         .type_name_domain(["."], "type.modal.com")
         .service_generator(Box::new(markers.clone()))
         .compile_fds(set.clone())?;
-    fs::write(out.join("markers_client.rs"), markers.into_code()?)?;
+    for (service, code) in markers.into_code()? {
+        fs::write(out.join(format!("markers_{service}.rs")), code)?;
+    }
 
     // Comments and positions are for the generated code only.
     set.file.iter_mut().for_each(|file| file.source_code_info = None);
@@ -44,13 +48,14 @@ fn proto_files(folder: &Path) -> Result<Vec<PathBuf>, Box<dyn Error>> {
     Ok(files)
 }
 
-/// Writes one marker type per rpc instead of a client and a server trait. The code goes to a file
-/// of its own, because the markers live in another module than the messages.
+/// Writes one marker type per rpc instead of a client and a server trait. The code goes to files of
+/// its own, one for each service, because the markers live in other modules than the messages.
 #[derive(Clone, Default)]
-struct Markers(Arc<Mutex<String>>);
+struct Markers(Arc<Mutex<BTreeMap<String, String>>>);
 
 impl Markers {
-    fn into_code(self) -> Result<String, Box<dyn Error>> {
+    /// By the name of the service.
+    fn into_code(self) -> Result<BTreeMap<String, String>, Box<dyn Error>> {
         Ok(self.0.lock().map_err(|_| "the marker generator panicked")?.clone())
     }
 }
@@ -69,7 +74,7 @@ impl ServiceGenerator for Markers {
             names.collect::<String>()
         );
         if let Ok(mut all) = self.0.lock() {
-            *all += &code;
+            all.insert(service.proto_name, code);
         }
     }
 }
@@ -80,7 +85,8 @@ fn marker(service: &Service, method: &Method) -> String {
     let kind = match (method.client_streaming, method.server_streaming) {
         (false, false) => "Unary",
         (false, true) => "ServerStreaming",
-        (true, _) => panic!("{name} streams from the client: there is no marker trait for that"),
+        (true, false) => "ClientStreaming",
+        (true, true) => panic!("{name} streams both ways: there is no marker trait for that"),
     };
     let path = format!("/{}.{}/{name}", service.package, service.proto_name);
     format!(

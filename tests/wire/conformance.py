@@ -40,6 +40,11 @@ POLICY_ROOTS = (
     "modal.client.SandboxTagsSetRequest",
     "modal.client.SandboxSetNameRequest",
     "modal.client.SandboxCreateConnectTokenRequest",
+    "modal.task_command_router.TaskExecStartRequest",
+    "modal.task_command_router.TaskSetNetworkAccessRequest",
+    "modal.task_command_router.TaskSnapshotFilesystemRequest",
+    "modal.task_command_router.TaskSnapshotDirectoryRequest",
+    "modal.task_command_router.TaskMountDirectoryRequest",
 )
 
 

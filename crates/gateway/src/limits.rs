@@ -55,3 +55,10 @@ pub(crate) const TOKEN_BYTES_MAX: usize = 1_024;
 
 /// Browsers that came in by a connect token and hold a cookie; the oldest one is forgotten.
 pub const SESSIONS_MAX: usize = 16_384;
+
+/// Bytes of one request that nobody has read yet.
+pub(crate) const STREAM_WINDOW_BYTES: u32 = 512 << 10;
+/// Bytes of all requests of one connection that nobody has read yet: as many as 1,024 of them can
+/// have. What a program in a sandbox does not read of its stdin stays there, and must not keep
+/// other requests of that connection from being read.
+pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 512 << 20;

@@ -15,7 +15,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::ServiceExt;
 
-use crate::limits::{CONNECTIONS_MAX, DRAIN_MAX, OPENINGS_MAX};
+use crate::limits::{
+    CONNECTION_WINDOW_BYTES, CONNECTIONS_MAX, DRAIN_MAX, OPENINGS_MAX, STREAM_WINDOW_BYTES,
+};
 use crate::opening::{Opened, Opener, Speech, Version};
 use crate::visits::{Sandbox, Visit, Visits};
 
@@ -145,8 +147,8 @@ fn builder() -> Builder<TokioExecutor> {
     builder
         .http2()
         .timer(TokioTimer::new())
-        .initial_stream_window_size(4 << 20)
-        .initial_connection_window_size(16 << 20)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(4_096)
         .keep_alive_interval(Some(Duration::from_secs(60)))
         .keep_alive_timeout(Duration::from_secs(60));

@@ -35,7 +35,7 @@ mod sys;
 
 pub use attach::{Error as AttachError, Tree, Writable, attach, detach};
 pub use caps::KEPT as CAPABILITIES;
-pub use cgroup::{Error as CgroupError, Usage};
+pub use cgroup::{Error as CgroupError, Usage, join};
 pub use child::{Child, Ended, Error as ChildError, Exit};
 pub use exec::{Error as ExecError, Exec, ExecIo};
 pub use inside::{Error as ListenError, connect_inside, listen_inside};

@@ -16,6 +16,10 @@ fn main() -> ExitCode {
     if jail::is_child() {
         jail::child_main();
     }
+    // A sandbox has a process beside it that outlives the server: this binary, too.
+    if worker::supervisor::is_supervisor() {
+        return worker::supervisor::main();
+    }
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Serve(serve) => roles::serve::run(serve),

@@ -16,6 +16,13 @@ pub mod client {
     include!(concat!(env!("OUT_DIR"), "/modal.client.rs"));
 }
 
+/// The messages of the command router.
+pub mod router {
+    #![allow(clippy::all, reason = "generated code")]
+
+    include!(concat!(env!("OUT_DIR"), "/modal.task_command_router.rs"));
+}
+
 /// The full name of the service that clients and containers call.
 pub const CLIENT_SERVICE: &str = "modal.client.ModalClient";
 

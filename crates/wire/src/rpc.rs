@@ -34,12 +34,23 @@ pub trait Unary: Rpc {}
 /// One request, a stream of responses.
 pub trait ServerStreaming: Rpc {}
 
+/// A stream of requests, one response.
+pub trait ClientStreaming: Rpc {}
+
+/// The rpcs of [`crate::ROUTER_SERVICE`] that are declared here.
+pub mod router {
+    use super::{ClientStreaming, Rpc, ServerStreaming, Unary};
+    use crate::router as messages;
+
+    include!(concat!(env!("OUT_DIR"), "/markers_TaskCommandRouter.rs"));
+}
+
 /// The rpcs of [`crate::CLIENT_SERVICE`] that are declared here.
 pub mod client {
     use super::{Rpc, ServerStreaming, Unary};
     use crate::client as messages;
 
-    include!(concat!(env!("OUT_DIR"), "/markers_client.rs"));
+    include!(concat!(env!("OUT_DIR"), "/markers_ModalClient.rs"));
 }
 
 /// Calls an rpc and waits for its response, which keeps the metadata of headers and trailers.
@@ -78,6 +89,22 @@ pub async fn stream<R: ServerStreaming>(
     let mut grpc = ready(service).await?;
     let path = PathAndQuery::from_static(R::PATH);
     grpc.server_streaming(with_metadata(metadata, request), path, codec::<R>()).await
+}
+
+/// The HTTP status that a request hears which is not gRPC over HTTP/2; none if it is. A service
+/// that answers nothing else cannot be called by the browser of a user who looks at a web page.
+pub fn no_grpc<B>(request: &http::Request<B>) -> Option<http::StatusCode> {
+    if request.version() != http::Version::HTTP_2 {
+        return Some(http::StatusCode::HTTP_VERSION_NOT_SUPPORTED);
+    }
+    if request.method() != http::Method::POST {
+        return Some(http::StatusCode::METHOD_NOT_ALLOWED);
+    }
+    let kind = request.headers().get(http::header::CONTENT_TYPE);
+    let kind = kind.and_then(|value| value.to_str().ok());
+    let rest = kind.and_then(|kind| kind.strip_prefix("application/grpc"));
+    let grpc = rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', ';']));
+    (!grpc).then_some(http::StatusCode::UNSUPPORTED_MEDIA_TYPE)
 }
 
 fn codec<R: Rpc>() -> ProstCodec<R::Request, R::Response> {

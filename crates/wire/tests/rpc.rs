@@ -15,7 +15,7 @@ use tonic::server::{Grpc, ServerStreamingService, UnaryService};
 use tonic::{Code, Request, Response, Status};
 use tonic_prost::ProstCodec;
 use wire::client::{AppCreateRequest, AppCreateResponse, DictContentsRequest, DictEntry};
-use wire::rpc::{self, Rpc, ServerStreaming, Unary, client};
+use wire::rpc::{self, ClientStreaming, Rpc, ServerStreaming, Unary, client, router};
 
 #[test]
 fn a_marker_knows_its_name_and_path() {
@@ -25,6 +25,16 @@ fn a_marker_knows_its_name_and_path() {
     fn streaming<R: ServerStreaming>() -> (&'static str, &'static str) {
         (R::NAME, R::PATH)
     }
+    fn sending<R: ClientStreaming>() -> (&'static str, &'static str) {
+        (R::NAME, R::PATH)
+    }
+    assert_eq!(
+        sending::<router::TaskExecStdinWriteStream>(),
+        (
+            "TaskExecStdinWriteStream",
+            "/modal.task_command_router.TaskCommandRouter/TaskExecStdinWriteStream"
+        )
+    );
     assert_eq!(unary::<client::AppCreate>(), ("AppCreate", "/modal.client.ModalClient/AppCreate"));
     assert_eq!(
         streaming::<client::AppGetLogs>(),
@@ -41,6 +51,10 @@ fn declared_rpcs_are_among_the_names() {
     assert!(client::DECLARED.contains(&"FunctionMap"));
     let router: BTreeSet<_> = wire::names::ROUTER.iter().collect();
     assert_eq!(router.len(), wire::names::ROUTER.len(), "a name is listed twice");
+    let declared = rpc::router::DECLARED;
+    let strangers: Vec<_> = declared.iter().filter(|name| !router.contains(name)).collect();
+    assert!(strangers.is_empty(), "not in names::ROUTER: {strangers:?}");
+    assert!(declared.contains(&"TaskExecStart"));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Takes orders until there are no more, then ends what runs.
+//! Takes orders until there are no more, then ends what runs but for sandboxes.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::limits::CLOSE_MAX;
-use crate::{Worker, build, task};
+use crate::{Worker, build, sandbox, task};
 
 /// Containers that live, each with the way to tell it to end.
 type Living = Arc<Mutex<HashMap<TaskId, watch::Sender<Option<Duration>>>>>;
@@ -21,22 +21,26 @@ type Living = Arc<Mutex<HashMap<TaskId, watch::Sender<Option<Duration>>>>>;
 pub async fn run(worker: Arc<Worker>, mut orders: mpsc::Receiver<Order>) {
     let living = Living::default();
     let mut work = JoinSet::new();
+    let running = sandbox::adopt::adopt_all(&worker, &mut work).await;
     worker
         .report(Report::Joined {
             worker: worker.config.id.clone(),
             capacity: worker.config.capacity,
-            running: Vec::new(),
+            running,
         })
         .await;
     while let Some(order) = orders.recv().await {
         match order {
             Order::Start(spec) => start(&worker, &living, &mut work, *spec),
+            Order::Stop { task, .. } if worker.sandboxes.tell(&task, End::Stopped) => {}
             Order::Stop { task, grace_ms } => stop(&living, &task, grace_ms),
-            Order::Sandbox(spec) => refuse(&worker, &spec).await,
+            Order::Sandbox(spec) => start_sandbox(&worker, &mut work, *spec),
             Order::Build(spec) => start_build(&worker, &mut work, *spec),
         }
         while work.try_join_next().is_some() {}
     }
+    // Sandboxes go on without a worker.
+    worker.sandboxes.close();
     end_all(&living, work).await;
 }
 
@@ -67,10 +71,10 @@ fn start_build(worker: &Arc<Worker>, work: &mut JoinSet<()>, spec: BuildSpec) {
     work.spawn(async move { build::run(worker, spec).await });
 }
 
-/// This worker does not run sandboxes yet.
-async fn refuse(worker: &Worker, spec: &SandboxStart) {
-    let end = End::NotStarted { reason: "this worker does not run sandboxes yet".into() };
-    worker.report(Report::Ended { task: spec.task.clone(), end }).await;
+fn start_sandbox(worker: &Arc<Worker>, work: &mut JoinSet<()>, spec: SandboxStart) {
+    // The same order again changes nothing.
+    let Some(told) = worker.sandboxes.begin(&spec.task) else { return };
+    work.spawn(sandbox::run(worker.clone(), spec, told));
 }
 
 /// Ends every container at once: the plane has told them before, with their time to end well.

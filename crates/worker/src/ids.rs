@@ -45,6 +45,17 @@ impl Pool {
     }
 }
 
+impl Pool {
+    /// Takes the range that begins with an id: that of a container which outlived an earlier
+    /// server. None if it is in use, or no range begins there.
+    pub(crate) fn take_first(&self, first: u32) -> Option<Taken> {
+        let offset = first.checked_sub(FIRST).filter(|offset| offset % COUNT == 0)?;
+        let number = Some(offset / COUNT).filter(|number| *number < RANGES_MAX)?;
+        let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        used.taken.insert(number).then(|| Taken { number, pool: self.clone() })
+    }
+}
+
 impl Taken {
     /// The range.
     pub(crate) fn range(&self) -> IdRange {
@@ -75,5 +86,14 @@ mod tests {
         assert_eq!(starts.len(), RANGES_MAX as usize);
         assert!(all.iter().all(|taken| taken.range().first.checked_add(COUNT).is_some()));
         assert!(pool.take().is_none());
+        assert!(pool.take_first(FIRST).is_none(), "it is in use");
+        drop(all);
+        let first = FIRST + 7 * COUNT;
+        let taken = pool.take_first(first).unwrap();
+        assert_eq!(taken.range().first, first);
+        assert!(pool.take_first(first).is_none());
+        for strange in [0, FIRST + 1, FIRST - COUNT] {
+            assert!(pool.take_first(strange).is_none(), "{strange}");
+        }
     }
 }

@@ -5,13 +5,16 @@ pub mod agent;
 pub mod door;
 pub mod net;
 pub mod networks;
+pub mod router;
 
 mod build;
 mod ids;
 mod limits;
 mod mount_points;
 mod roots;
+mod sandbox;
 mod steps;
+pub mod supervisor;
 mod task;
 mod tree_copy;
 mod users;
@@ -29,6 +32,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 pub use door::Doors;
 pub use networks::Networks;
+pub use sandbox::adopt::networks_to_keep;
 
 /// The control group below which every container has its own.
 pub const CGROUP_PARENT: &str = "palisade";
@@ -48,6 +52,8 @@ pub struct Config {
     pub blob_port: u16,
     /// Where base images are looked for.
     pub sources: images::Sources,
+    /// What signs the tokens of the command router.
+    pub router_key: model::router_token::Key,
 }
 
 /// An image as the `images` crate has it.
@@ -81,6 +87,9 @@ pub enum Error {
     /// The folder of doors cannot be made.
     #[error("cannot make the folder of the containers' sockets: {0}")]
     Doors(#[source] door::Error),
+    /// The file tool of sandboxes cannot be laid out.
+    #[error("cannot lay out the file tool of sandboxes: {0}")]
+    Tools(#[source] std::io::Error),
 }
 
 /// A worker: what all its tasks share.
@@ -93,6 +102,8 @@ pub struct Worker {
     pub(crate) disk: Disk,
     pub(crate) ids: ids::Pool,
     pub(crate) doors: Doors,
+    pub(crate) tools: sandbox::tools::Tools,
+    pub(crate) sandboxes: sandbox::Sandboxes,
     pub(crate) networks: Arc<Networks>,
     pub(crate) host: images::package_settings::Host,
     pub(crate) reports: mpsc::Sender<Report>,
@@ -119,10 +130,17 @@ impl Worker {
                 Err(source) => Err(Error::Folder { path, source }),
             }
         };
+        let all = folder(sandbox::FOLDER)?;
+        let left = sandbox::folder::left(&all);
+        let left = left.map_err(|source| Error::Folder { path: all.clone(), source })?;
+        let living: Vec<_> =
+            left.living.iter().map(|(folder, _)| folder.name().to_owned()).collect();
         let parent = cgroup_parent(&config);
         jail::sweep(&parent, &[]).map_err(Error::Sweep)?;
+        jail::sweep(&sandbox_cgroup_parent(&config), &living).map_err(Error::Sweep)?;
         let disk = DiskConfig { dir: folder("disk")?, capacity_bytes: None, only: None };
-        let disk = Disk::open(&disk).map_err(Error::Disk)?;
+        let disk = Disk::open_keeping(&disk, &living).map_err(Error::Disk)?;
+        let tools = sandbox::tools::Tools::open(folder("tools")?).map_err(Error::Tools)?;
         let layers = images::LayerStore::open(folder("images")?).map_err(Error::Layers)?;
         let layers = Arc::new(layers);
         let doors = Doors::open(folder("doors")?, routes).map_err(Error::Doors)?;
@@ -135,6 +153,8 @@ impl Worker {
             disk,
             ids: ids::Pool::default(),
             doors,
+            tools,
+            sandboxes: sandbox::Sandboxes::new(all, left),
             networks,
             host: images::package_settings::Host::this(),
             reports,
@@ -191,13 +211,34 @@ impl Worker {
         if let Err(error) = self.disk.close() {
             tracing::error!(%error, "the disk space of containers could not be given back");
         }
+        if let Err(error) = self.tools.close() {
+            tracing::error!(%error, "the file tool of sandboxes could not be taken away");
+        }
         if let Err(error) = jail::sweep(&self.cgroup_parent(), &[]) {
             tracing::error!(%error, "a container's control group could not be removed");
         }
-        if let Err(error) = jail::remove_parents(&self.cgroup_parent()) {
-            tracing::error!(%error, "the worker's control groups could not be removed");
+        let groups = [self.sandbox_cgroup_parent(), self.supervisor_cgroup(), self.cgroup_parent()];
+        for group in groups {
+            if let Err(error) = jail::remove_parents(&group) {
+                tracing::error!(%error, "the worker's control groups could not be removed");
+            }
         }
     }
+
+    /// The control group below which sandboxes have theirs: another than that of functions, which
+    /// end with the server.
+    pub(crate) fn sandbox_cgroup_parent(&self) -> String {
+        sandbox_cgroup_parent(&self.config)
+    }
+
+    /// The control group of supervisors.
+    pub(crate) fn supervisor_cgroup(&self) -> String {
+        format!("{}-v", self.cgroup_parent())
+    }
+}
+
+fn sandbox_cgroup_parent(config: &Config) -> String {
+    format!("{}-s", cgroup_parent(config))
 }
 
 /// One group for each data folder, so that two servers do not end each other's containers.

@@ -73,3 +73,72 @@ pub(crate) const NAMES_PER_CONTAINER_MAX: usize = 64;
 pub(crate) const FORWARDED_MAX: usize = 64;
 /// Milliseconds for a forwarded connection to be made on the host.
 pub(crate) const FORWARD_CONNECT_MS_MAX: u64 = 5_000;
+
+/// Bytes of a program's output that nobody has taken yet; with more the program waits.
+pub(crate) const OUTPUT_WAITING_BYTES_MAX: u64 = 64 << 20;
+/// Bytes of output that are kept behind the furthest reader, for one that has lost its connection:
+/// twice the client's window, because so much can be on its way to a client that reads nothing.
+pub(crate) const OUTPUT_KEPT_BYTES_MAX: u64 = 128 << 20;
+/// Bytes of output that are given back to the file system at a time.
+pub(crate) const OUTPUT_FREED_BYTES_MIN: u64 = 4 << 20;
+/// Bytes of output in one message.
+pub(crate) const OUTPUT_MESSAGE_BYTES_MAX: usize = 128 << 10;
+/// How long a reader of a sandbox's own output may take nothing before it holds nothing up.
+pub(crate) const READER_STALL_MAX: Duration = Duration::from_secs(10);
+/// How long a program's streams may be silent after its end, while background processes hold them.
+pub(crate) const SILENCE_AFTER_END_MAX: Duration = Duration::from_secs(1);
+/// Bytes of one message of a stream that is written.
+pub(crate) const INPUT_MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// Bytes of the fields of a request around its data.
+pub(crate) const INPUT_HEAD_BYTES_MAX: u64 = 4 << 10;
+/// Programs that run in one sandbox beside its own, at the same time.
+pub(crate) const EXECS_MAX: usize = 2_048;
+/// Ended programs of one sandbox of which is known how they ended.
+pub(crate) const EXECS_ENDED_MAX: usize = 4_096;
+/// How long the output of an ended program is kept once it was read to its end.
+pub(crate) const EXEC_READ_KEPT_MAX: Duration = Duration::from_secs(120);
+/// How long the output of an ended program is kept that nobody reads.
+pub(crate) const EXEC_UNREAD_KEPT_MAX: Duration = Duration::from_secs(3_600);
+/// Bytes of a program's arguments together: the client's own limit (modal 1.6.4).
+pub(crate) const EXEC_ARGUMENTS_BYTES_MAX: usize = 65_536;
+/// Bytes of a program's id.
+pub(crate) const EXEC_ID_BYTES_MAX: usize = 128;
+/// Bytes of a request to start a program: arguments and variables.
+pub(crate) const EXEC_REQUEST_BYTES_MAX: usize = 4 << 20;
+/// How long a question for a program's end waits: less than the client's own minute.
+pub(crate) const EXEC_WAIT_MAX: Duration = Duration::from_secs(50);
+/// Requests to a supervisor at the same time.
+pub(crate) const SUPERVISOR_REQUESTS_MAX: u32 = 16_384;
+/// Connections to a supervisor at the same time.
+pub(crate) const SUPERVISOR_CONNECTIONS_MAX: usize = 64;
+/// Bytes of one request or answer that wait between worker and supervisor.
+pub(crate) const SUPERVISOR_WINDOW_BYTES: u32 = 128 << 10;
+/// Threads of a supervisor that wait for the kernel.
+pub(crate) const SUPERVISOR_THREADS_MAX: usize = 16;
+/// Bytes of an order to a supervisor.
+pub(crate) const SUPERVISOR_ORDER_BYTES_MAX: usize = 64 << 20;
+/// How long a container may stand ready without being started.
+pub(crate) const UNSTARTED_MAX: Duration = Duration::from_secs(120);
+/// How long a supervisor answers after its container's end, while somebody reads.
+pub(crate) const LINGER_MAX: Duration = Duration::from_secs(60);
+/// How long it answers if nobody reads.
+pub(crate) const LINGER_MIN: Duration = Duration::from_secs(2);
+/// Pause after an end that failed, before it is tried again.
+pub(crate) const END_PAUSE: Duration = Duration::from_millis(500);
+/// How long one try of a probe may take.
+pub(crate) const PROBE_TRY_MAX: Duration = Duration::from_secs(10);
+
+/// How long a supervisor may take to answer a short question.
+pub(crate) const SUPERVISOR_ANSWER_MAX: Duration = Duration::from_secs(60);
+/// Sandboxes that have ended of which the output is kept.
+pub(crate) const ENDED_SANDBOXES_MAX: usize = 256;
+/// How long the output of a sandbox that has ended is kept.
+pub(crate) const ENDED_SANDBOX_KEPT_MAX: Duration = Duration::from_secs(24 * 3_600);
+/// Bytes on the disk that the output of all of them may take.
+pub(crate) const ENDED_OUTPUT_BYTES_MAX: u64 = 4 << 30;
+/// How long the last output of a sandbox may take to be reported after its end.
+pub(crate) const LAST_LINES_MAX: Duration = Duration::from_secs(5);
+/// Bytes of a sandbox's record.
+pub(crate) const RECORD_BYTES_MAX: u64 = 16 << 20;
+/// Times that a sandbox whose supervisor is gone is killed before it is given up.
+pub(crate) const END_TRIES_MAX: usize = 20;

@@ -87,6 +87,20 @@ impl Worker {
         Ok((self.layers.diffs(&layers)?, lease))
     }
 
+    /// The layers of a sandbox's root, bottom first, and what keeps them here: as those of a task,
+    /// but without the client package. Blocks.
+    pub(crate) fn sandbox_root(
+        &self,
+        files: &[MountFile],
+        image: &Image,
+    ) -> Result<(Vec<Digest>, Lease), Error> {
+        let _image = self.layers.lease(&image.layers)?;
+        let mut layers = image.layers.clone();
+        layers.extend(self.files_layer(files, &layers)?);
+        let lease = self.layers.lease(&layers)?;
+        Ok((layers, lease))
+    }
+
     fn client_layer(&self, spec: &TaskSpec, image: &Image) -> Result<Option<Digest>, Error> {
         let python = python(image)?;
         let runner = Steps::new(self, "client");

@@ -7,9 +7,11 @@
 mod exec;
 mod freeze;
 mod group;
+mod join;
 mod layout;
 
 pub(crate) use exec::ExecGroup;
 pub use group::{Error, Usage};
 pub(crate) use group::{Group, empty_and_remove, open, remove_tree};
+pub use join::join;
 pub(crate) use layout::Layout;

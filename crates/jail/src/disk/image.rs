@@ -24,6 +24,9 @@ const OPTIONS: &str = "loop,noatime,nosuid,nodev,nodatacow,nobarrier,discard=syn
 const MIXED_BYTES_MAX: u64 = 16 << 30;
 const APART: &str = "metadata_ratio=8";
 
+/// What statfs(2) says of btrfs.
+const BTRFS_MAGIC: i64 = 0x9123_683e;
+
 /// The mounted image.
 #[derive(Debug)]
 pub(super) struct Image {
@@ -48,6 +51,32 @@ impl Image {
             Ok(()) => Ok(image),
             Err(error) => image.close().and(Err(error)),
         }
+    }
+
+    /// Goes on with an image that is mounted; every subvolume in it is known then.
+    pub(super) fn reopen(dir: &Path) -> Result<Self> {
+        let (folder, file) = (scratch_folder(dir), image_file(dir));
+        let root = File::open(&folder).map_err(at("open", &folder))?;
+        let facts = rustix::fs::fstatfs(&root).map_err(|e| at("look at", &folder)(e.into()))?;
+        if facts.f_type != BTRFS_MAGIC {
+            return Err(Error::Unsupported("mounted btrfs"));
+        }
+        let mut subvolumes = HashMap::new();
+        for name in super::names(&folder)? {
+            let path = folder.join(&name);
+            let subvolume = File::open(&path).map_err(at("open", &path))?;
+            let id = btrfs::subvolume_id(subvolume.as_fd()).map_err(at("look at", &path))?;
+            subvolumes.insert(name, id);
+        }
+        Ok(Self { folder, file, root: Some(root), subvolumes, waning: Vec::new() })
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<PathBuf> {
+        self.subvolumes.contains_key(name).then(|| self.folder.join(name))
     }
 
     fn set_up(&mut self, bytes: u64) -> Result<()> {

@@ -15,6 +15,7 @@
 //! the whole scratch space is full). Overlays write with the rights of whoever mounted them:
 //! a mounter with CAP_SYS_RESOURCE in its effective set would lift ext4's project quotas.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -101,6 +102,8 @@ pub enum Error {
     Step { step: &'static str, path: PathBuf, source: io::Error },
     #[error("run {program}: {said}")]
     Program { program: &'static str, said: String },
+    #[error("the disk space {0} of an earlier server is lost")]
+    Lost(String),
     #[error("disk is closed")]
     Closed,
 }
@@ -126,8 +129,15 @@ pub struct Disk {
     passed_over: Vec<PassedOver>,
 }
 
-/// The mechanism that was taken; `None` after closing.
-type Backend = Mutex<Option<Inner>>;
+type Backend = Mutex<State>;
+
+#[derive(Debug)]
+struct State {
+    /// The mechanism that was taken; `None` after closing.
+    inner: Option<Inner>,
+    /// Scratch space that stays when the rest is closed.
+    left: BTreeSet<String>,
+}
 
 #[derive(Debug)]
 enum Inner {
@@ -155,17 +165,34 @@ impl Disk {
     /// # Errors
     /// If what was left cannot be removed, or no mechanism works (or not the only one allowed).
     pub fn open(config: &DiskConfig) -> Result<Self> {
+        Self::open_keeping(config, &[])
+    }
+
+    /// As [`Self::open`], but the scratch space of these names stays: what stands on it has outlived
+    /// the server that made it. [`Self::adopt`] takes it over. If the mechanism of that server
+    /// cannot be gone on with, all of it is lost, and `adopt` says so.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_keeping(config: &DiskConfig, keep: &[String]) -> Result<Self> {
         let mut passed_over = Vec::new();
+        if !keep.is_empty() {
+            match go_on(&config.dir, keep) {
+                Ok((mechanism, inner)) => return Ok(Self::with(mechanism, inner, passed_over)),
+                Err((mechanism, error)) => passed_over.push(PassedOver {
+                    mechanism,
+                    why: format!("going on with what an earlier server made: {}", chain(&error)),
+                    remedy: "see why it was lost",
+                }),
+            }
+        }
         for mechanism in Mechanism::ALL {
             if config.only.is_some_and(|only| only != mechanism) {
                 continue;
             }
             clean(&config.dir)?;
             match start(mechanism, config) {
-                Ok(inner) => {
-                    let backend = Arc::new(Mutex::new(Some(inner)));
-                    return Ok(Self { backend, mechanism, passed_over });
-                }
+                Ok(inner) => return Ok(Self::with(mechanism, inner, passed_over)),
                 Err(error) => passed_over.push(PassedOver {
                     mechanism,
                     why: chain(&error),
@@ -175,6 +202,24 @@ impl Disk {
         }
         clean(&config.dir)?;
         Err(Error::NoMechanism { dir: config.dir.clone(), passed: passed_over })
+    }
+
+    fn with(mechanism: Mechanism, inner: Inner, passed_over: Vec<PassedOver>) -> Self {
+        let state = State { inner: Some(inner), left: BTreeSet::new() };
+        Self { backend: Arc::new(Mutex::new(state)), mechanism, passed_over }
+    }
+
+    /// Takes over scratch space that [`Self::open_keeping`] kept.
+    ///
+    /// # Errors
+    /// If there is none of this name.
+    pub fn adopt(&self, name: &str) -> Result<Scratch> {
+        let guard = lock(&self.backend);
+        let inner = guard.inner.as_ref().ok_or(Error::Closed)?;
+        let folder = inner.find(name).ok_or_else(|| Error::Lost(name.to_owned()))?;
+        let (upper, work) = (folder.join("upper"), folder.join("work"));
+        let (name, backend) = (name.to_owned(), Arc::clone(&self.backend));
+        Ok(Scratch { upper, work, name, backend, is_removed: false })
     }
 
     /// How limits are enforced.
@@ -203,7 +248,7 @@ impl Disk {
             return Err(Error::TooSmall(bytes));
         }
         let mut guard = lock(&self.backend);
-        let inner = guard.as_mut().ok_or(Error::Closed)?;
+        let inner = guard.inner.as_mut().ok_or(Error::Closed)?;
         let folder = inner.make(name, bytes)?;
         let (upper, work) = (folder.join("upper"), folder.join("work"));
         for path in [&upper, &work] {
@@ -217,15 +262,20 @@ impl Disk {
         Ok(Scratch { upper, work, name, backend, is_removed: false })
     }
 
-    /// Removes everything: afterwards mounts, loop devices and `dir` are as before
-    /// [`Disk::open`]. Overlays on scratch space must be unmounted, and removals have returned,
+    /// Removes everything, but for what was left ([`Scratch::leave`]): without such, mounts, loop
+    /// devices and `dir` are afterwards as before [`Disk::open`]. Overlays on scratch space must be unmounted, and removals have returned,
     /// before. Closing twice is fine.
     ///
     /// # Errors
     /// The first thing that could not be removed.
     pub fn close(&self) -> Result<()> {
-        match lock(&self.backend).take() {
-            Some(inner) => inner.close(),
+        let (inner, left) = {
+            let mut state = lock(&self.backend);
+            (state.inner.take(), std::mem::take(&mut state.left))
+        };
+        match inner {
+            Some(inner) if left.is_empty() => inner.close(),
+            Some(inner) => inner.close_but(&left),
             None => Ok(()),
         }
     }
@@ -244,12 +294,18 @@ impl Scratch {
     /// # Errors
     /// If the disk is closed or the kernel does not tell.
     pub fn usage(&self) -> Result<u64> {
-        match lock(&self.backend).as_ref() {
+        match lock(&self.backend).inner.as_ref() {
             Some(Inner::Project(project)) => project.usage(&self.name),
             Some(Inner::Image(image)) => image.usage(&self.name),
             Some(Inner::Memory(memory)) => memory.usage(&self.name),
             None => Err(Error::Closed),
         }
+    }
+
+    /// Lets go of it: it stays when the server ends, for [`Disk::open_keeping`] of the next one.
+    pub fn leave(mut self) {
+        lock(&self.backend).left.insert(self.name.clone());
+        self.is_removed = true;
     }
 
     /// Removes it and all that is in it; the overlay must be unmounted. Dropping does the same
@@ -265,7 +321,7 @@ impl Scratch {
         if std::mem::replace(&mut self.is_removed, true) {
             return Ok(());
         }
-        let rest = match lock(&self.backend).as_mut() {
+        let rest = match lock(&self.backend).inner.as_mut() {
             Some(inner) => inner.remove(&self.name)?,
             // Closing removed it.
             None => None,
@@ -301,6 +357,15 @@ impl Inner {
         }
     }
 
+    /// The folder `name`, if there is one.
+    fn find(&self, name: &str) -> Option<PathBuf> {
+        match self {
+            Self::Project(project) => project.find(name),
+            Self::Image(image) => image.find(name),
+            Self::Memory(memory) => memory.find(name),
+        }
+    }
+
     fn close(self) -> Result<()> {
         match self {
             Self::Project(project) => project.close(),
@@ -308,6 +373,66 @@ impl Inner {
             Self::Memory(memory) => memory.close(),
         }
     }
+
+    /// Removes all folders but those `left`, and lets everything else stand.
+    fn close_but(self, left: &BTreeSet<String>) -> Result<()> {
+        self.clear_but(left).map(drop)
+    }
+
+    /// Removes all folders but those `left`.
+    fn clear_but(mut self, left: &BTreeSet<String>) -> Result<Self> {
+        let folder = match &self {
+            Self::Project(project) => project.folder(),
+            Self::Image(image) => image.folder(),
+            Self::Memory(memory) => memory.folder(),
+        };
+        let mut removed = Ok(());
+        for name in names(folder)? {
+            if !left.contains(&name) {
+                let rest = self.remove(&name).and_then(|rest| rest.map_or(Ok(()), Removal::finish));
+                removed = removed.and(rest);
+            }
+        }
+        removed.map(|()| self)
+    }
+}
+
+/// The names in a folder of ours, which are plain words.
+fn names(folder: &Path) -> Result<Vec<String>> {
+    let entries = std::fs::read_dir(folder).map_err(at("list", folder))?;
+    let name = |entry: io::Result<std::fs::DirEntry>| Ok(entry?.file_name());
+    let names: io::Result<Vec<_>> = entries.map(name).collect();
+    let names = names.map_err(at("list", folder))?.into_iter();
+    Ok(names.filter_map(|name| name.into_string().ok()).collect())
+}
+
+/// Goes on with what an earlier server made: which mechanism it took is seen by what is there.
+fn go_on(
+    dir: &Path,
+    keep: &[String],
+) -> std::result::Result<(Mechanism, Inner), (Mechanism, Error)> {
+    let mut found = Mechanism::ProjectQuota;
+    let mut open = || {
+        let dir = dir.canonicalize().map_err(at("find", dir))?;
+        let folder = scratch_folder(&dir);
+        if image_file(&dir).exists() {
+            found = Mechanism::Btrfs;
+            return Ok(Inner::Image(Image::reopen(&dir)?));
+        }
+        if !mounts::below(&folder)?.is_empty() {
+            found = Mechanism::Tmpfs;
+            return Ok(Inner::Memory(Memory::reopen(&dir)));
+        }
+        Project::reopen(&dir).map(Inner::Project)
+    };
+    let mut reopened = || {
+        let inner = open()?;
+        let left: BTreeSet<_> = keep.iter().cloned().collect();
+        // What is not kept was the killed server's.
+        inner.clear_but(&left)
+    };
+    let reopened = reopened();
+    reopened.map(|inner| (found, inner)).map_err(|error| (found, error))
 }
 
 fn start(mechanism: Mechanism, config: &DiskConfig) -> Result<Inner> {

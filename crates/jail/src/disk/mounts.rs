@@ -23,7 +23,7 @@ pub(super) fn unmount_one(path: &Path) -> Result<()> {
 }
 
 /// The mount points at or below `folder`, in the order in which they were made.
-fn below(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn below(folder: &Path) -> Result<Vec<PathBuf>> {
     let list = Path::new("/proc/self/mountinfo");
     let text = std::fs::read_to_string("/proc/thread-self/mountinfo").map_err(at("read", list))?;
     let points = text.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape);

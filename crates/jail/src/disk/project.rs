@@ -48,6 +48,32 @@ impl Project {
         Ok(Self { folder, handle, next, ids: HashMap::new() })
     }
 
+    /// Goes on with the folder of an earlier server; every project in it is known then.
+    pub(super) fn reopen(dir: &Path) -> Result<Self> {
+        let handle = File::open(dir).map_err(at("open", dir))?;
+        let folder = scratch_folder(dir);
+        let mut project = Self { folder, handle, next: 0, ids: HashMap::new() };
+        for name in super::names(&project.folder)? {
+            let path = project.folder.join(&name);
+            let opened = File::open(&path).map_err(at("open", &path))?;
+            let id = quota::project(opened.as_fd()).map_err(at("look at", &path))?;
+            if id & 0xffff_0000 != PROJECTS {
+                return Err(Error::Unsupported("project of ours on a scratch folder"));
+            }
+            project.next = project.next.max(id - PROJECTS);
+            project.ids.insert(name, id);
+        }
+        Ok(project)
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<PathBuf> {
+        self.ids.contains_key(name).then(|| self.folder.join(name))
+    }
+
     pub(super) fn make(&mut self, name: &str, bytes: u64) -> Result<PathBuf> {
         let path = self.folder.join(name);
         let id = self.free_id()?;

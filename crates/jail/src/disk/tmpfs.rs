@@ -22,6 +22,20 @@ impl Memory {
         Ok(Self { folder })
     }
 
+    /// Goes on with the mounts of an earlier server.
+    pub(super) fn reopen(dir: &Path) -> Self {
+        Self { folder: scratch_folder(dir) }
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<PathBuf> {
+        let path = self.folder.join(name);
+        mounts::below(&path).is_ok_and(|mounts| mounts.contains(&path)).then_some(path)
+    }
+
     pub(super) fn make(&mut self, name: &str, bytes: u64) -> Result<PathBuf> {
         let path = self.folder.join(name);
         std::fs::create_dir(&path).map_err(at("make", &path))?;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use gateway::routes;
 use model::resources::{Capacity, Defaults, MIB};
 use model::{EnvironmentId, WorkerId, WorkspaceId};
-use plane::api::rows::{client_rows, router_rows};
+use plane::api::rows::client_rows;
 use plane::api::table::RpcTable;
 use plane::{Plane, Transport};
 use store::environments::Environment;
@@ -151,7 +151,8 @@ async fn until_told(serve: &Serve, data: &Data) -> Result<()> {
     let reach = Reach::open(serve.listen, &serve.reach, data).await?;
     let mut server = start(serve, data, &reach.url).await?;
     let token = first_start(&server.plane.store, data, &server.plane).await?;
-    let routes = routes(&server.plane, &server.tables, Transport::Port);
+    let routes = routes(&server.plane, &server.tables, Transport::Port)
+        .merge(worker::router::service(server.worker.clone(), secrets(&server.plane)));
     let plane = server.plane.clone();
     let Reach { port, speech, url, ca_file, ca_bundle } = reach;
     server.work.spawn(async move { port.serve(routes, &speech, plane.closed()).await });
@@ -195,10 +196,13 @@ async fn start(serve: &Serve, data: &Data, url: &str) -> Result<Server> {
         router_key: data.router_key()?,
     };
     let plane = Plane::new(store, blobs.clone(), config);
-    let tables: Arc<[RpcTable]> = Arc::new([client_rows(), router_rows()]);
+    let tables: Arc<[RpcTable]> = Arc::new([client_rows()]);
     let (report, reports) = mpsc::channel(plane::limits::REPORTS_MAX);
     let (order, orders) = mpsc::channel(plane::limits::ORDERS_MAX);
-    let networks = Arc::new(Networks::open(NetworksConfig::default()).await);
+    let keep = worker::networks_to_keep(&data.path("worker"));
+    let keep = keep.context("the sandboxes that an earlier server left cannot be read")?;
+    let networks_config = NetworksConfig { keep, ..NetworksConfig::default() };
+    let networks = Arc::new(Networks::open(networks_config).await);
     if let Some(why) = networks.missing() {
         tracing::warn!(why, "containers can have no network: functions need block_network=True");
     }
@@ -209,6 +213,7 @@ async fn start(serve: &Serve, data: &Data, url: &str) -> Result<Server> {
         capacity: capacity(serve)?,
         blob_port: BLOB_PORT_INSIDE,
         sources: images::Sources { mirrors: serve.registry_mirrors.clone() },
+        router_key: data.router_key()?,
     };
     let (worker_id, capacity) = (worker_config.id.clone(), worker_config.capacity);
     let doors = door_routes(&plane, &tables);
@@ -251,6 +256,28 @@ fn door_routes(plane: &Arc<Plane>, tables: &Arc<[RpcTable]>) -> Routes {
             Some(routes(&plane, &tables, transport))
         })
     }))
+}
+
+/// How the command router looks up what `exec` is given by name.
+fn secrets(plane: &Arc<Plane>) -> Arc<worker::router::SecretsFn> {
+    let plane = plane.clone();
+    Arc::new(move |task, ids| {
+        let plane = plane.clone();
+        Box::pin(async move {
+            let mut found = Vec::with_capacity(ids.len());
+            for id in ids {
+                // One at a time: what stands between them in the request is kept in its place.
+                let secret = plane.secrets_for(&task, std::slice::from_ref(&id)).await;
+                match secret.map_err(|error| plane::api::refusal::Refusal::from(error))? {
+                    Some(Ok(variables)) => found.push(variables),
+                    Some(Err(_)) | None => {
+                        return Err(plane::api::refusal::Refusal::not_found("secret", id).into());
+                    }
+                }
+            }
+            Ok(found)
+        })
+    })
 }
 
 /// Takes no work, ends containers, closes files.

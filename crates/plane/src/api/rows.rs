@@ -135,9 +135,3 @@ pub fn client_rows() -> RpcTable {
         .stream(FunctionCallGetDataIn,        KNOWN,     chunks::get_in) // restricted: its own
         .unary (FunctionGetDynamicConcurrency, ANY_TASK, containers::dynamic_concurrency))
 }
-
-/// The rows of the command router's service.
-pub fn router_rows() -> RpcTable {
-    RpcTable::new(wire::ROUTER_SERVICE)
-        .declined("sandboxes are not served yet", wire::names::ROUTER)
-}

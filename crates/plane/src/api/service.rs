@@ -7,7 +7,7 @@ use bytes::{Buf, BufMut, Bytes};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, Request, Response};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
@@ -99,7 +99,7 @@ impl Api {
     }
 
     async fn answer(self, request: Request<Body>) -> Response<Body> {
-        if let Some(status) = no_grpc(&request) {
+        if let Some(status) = wire::rpc::no_grpc(&request) {
             let mut response = Response::new(Body::empty());
             *response.status_mut() = status;
             return response;
@@ -127,21 +127,6 @@ impl Api {
         let call = Call { row, plane: self.plane, caller, meta };
         intake::hold(serve(call, &self.intake, request).await, turn)
     }
-}
-
-/// What a request hears that is not gRPC over HTTP/2: nothing else is answered here, so that a
-/// web page that a user looks at cannot make his browser call.
-fn no_grpc(request: &Request<Body>) -> Option<StatusCode> {
-    if request.version() != Version::HTTP_2 {
-        return Some(StatusCode::HTTP_VERSION_NOT_SUPPORTED);
-    }
-    if request.method() != Method::POST {
-        return Some(StatusCode::METHOD_NOT_ALLOWED);
-    }
-    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let rest = kind.and_then(|kind| kind.strip_prefix("application/grpc"));
-    let grpc = rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', ';']));
-    (!grpc).then_some(StatusCode::UNSUPPORTED_MEDIA_TYPE)
 }
 
 /// What is said of a path that no row has.

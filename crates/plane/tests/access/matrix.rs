@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use plane::api::rows::{client_rows, router_rows};
+use plane::api::rows::client_rows;
 use plane::api::table::RpcTable;
 
 use crate::place::{EVERYBODY, Place};
@@ -11,16 +11,11 @@ use crate::place::{EVERYBODY, Place};
 #[test]
 fn every_rpc_is_served_or_declined_with_a_reason() {
     assert_eq!(client_rows().missing(wire::names::CLIENT), Vec::<&str>::new());
-    assert_eq!(router_rows().missing(wire::names::ROUTER), Vec::<&str>::new());
-    for (table, names) in
-        [(client_rows(), wire::names::CLIENT), (router_rows(), wire::names::ROUTER)]
-    {
-        for row in table.rows() {
-            assert!(names.contains(&row.name), "{} is no rpc of the client's", row.name);
-            if let Some(reason) = row.declined() {
-                assert!(reason.len() > 10, "{}: `{reason}` is no reason", row.name);
-                assert!(!reason.ends_with('.'), "{}: `{reason}`: no full stop", row.name);
-            }
+    for row in client_rows().rows() {
+        assert!(wire::names::CLIENT.contains(&row.name), "{} is no rpc of the client's", row.name);
+        if let Some(reason) = row.declined() {
+            assert!(reason.len() > 10, "{}: `{reason}` is no reason", row.name);
+            assert!(!reason.ends_with('.'), "{}: `{reason}`: no full stop", row.name);
         }
     }
 }
@@ -28,7 +23,6 @@ fn every_rpc_is_served_or_declined_with_a_reason() {
 #[test]
 fn a_missing_row_is_named() {
     assert_eq!(client_rows().missing(&["FunctionCreate", "MadeUp"]), ["MadeUp"]);
-    assert_eq!(router_rows().missing(&["FunctionCreate"]), ["FunctionCreate"]);
 }
 
 async fn matrix(place: &Place, table: &RpcTable) -> String {
@@ -60,11 +54,8 @@ async fn access_is_as_the_snapshot_says() {
         "Who may call which rpc. A restricted container reaches the rows marked in the last\n\
          column, and in them nothing but its own inputs, outputs and blobs.\n\n",
     );
-    for (service, table) in
-        [(wire::CLIENT_SERVICE, client_rows()), (wire::ROUTER_SERVICE, router_rows())]
-    {
-        writeln!(text, "{service}\n\n{}", matrix(&place, &table).await).unwrap();
-    }
+    let (service, table) = (wire::CLIENT_SERVICE, client_rows());
+    writeln!(text, "{service}\n\n{}", matrix(&place, &table).await).unwrap();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("snapshots/access.txt");
     if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -12,7 +12,7 @@ use model::sandbox::{NetworkRule, SandboxSpec};
 use model::spec::{BuildSpec, Concurrency, FunctionSpec, ImageContent, MountFile, Scaling};
 use model::*;
 use plane::api::gate::Caller;
-use plane::api::rows::{client_rows, router_rows};
+use plane::api::rows::client_rows;
 use plane::api::table::RpcTable;
 use plane::{Api, Plane, Transport};
 use prost::Message;
@@ -94,7 +94,7 @@ impl Place {
         plane.fleet.join(WorkerId::new([9; 16]), capacity, orders);
         let ours = Tenant::new(&plane, "ours").await;
         let theirs = Tenant::new(&plane, "theirs").await;
-        let tables = Arc::new([client_rows(), router_rows()]);
+        let tables = Arc::new([client_rows()]);
         Self { plane, tables, ours, theirs, _dir: dir }
     }
 

@@ -67,7 +67,7 @@ fn environment(spec: &TaskSpec, image: &Image) -> Vec<(String, String)> {
     env.env
 }
 
-fn file(target: &str, content: Vec<u8>) -> InlineFile {
+pub(crate) fn file(target: &str, content: Vec<u8>) -> InlineFile {
     InlineFile { target: target.into(), content, mode: 0o644, read_only: true }
 }
 

@@ -1,0 +1,133 @@
+//! The command router: clients work in running sandboxes through it. A token opens one task; what
+//! is asked of that task's programs and streams is passed on to its supervisor as it arrives.
+
+mod forward;
+mod network;
+mod rows;
+mod start;
+
+use std::sync::Arc;
+
+use axum::Router;
+use futures::future::BoxFuture;
+use http::{HeaderMap, Request, Response, header};
+use model::router_token::{Invalid, verify};
+use model::{SecretId, TaskId};
+use tonic::Status;
+use tonic::body::Body;
+
+use crate::Worker;
+use crate::sandbox::{Found, Sandbox};
+use crate::task::now;
+use rows::Answer;
+
+/// Variables of secrets, in the order in which the secrets were named.
+pub type Variables = Vec<(String, String)>;
+
+/// Looks secrets up for a task: those of its own workspace, by whoever wires worker and plane
+/// together.
+pub type SecretsFn = dyn Fn(TaskId, Vec<SecretId>) -> BoxFuture<'static, Result<Vec<Variables>, Status>>
+    + Send
+    + Sync;
+
+/// What answers.
+#[derive(Clone)]
+struct Desk {
+    worker: Arc<Worker>,
+    secrets: Arc<SecretsFn>,
+}
+
+/// The routes of the command router, for the server's port.
+pub fn service(worker: Arc<Worker>, secrets: Arc<SecretsFn>) -> Router {
+    let desk = Desk { worker, secrets };
+    let path = format!("/{}/{{rpc}}", wire::ROUTER_SERVICE);
+    let answer = move |request: Request<axum::body::Body>| {
+        let desk = desk.clone();
+        async move { desk.answer(request.map(Body::new)).await.map(axum::body::Body::new) }
+    };
+    Router::new().route(&path, axum::routing::any(answer))
+}
+
+impl Desk {
+    async fn answer(self, request: Request<Body>) -> Response<Body> {
+        if let Some(status) = wire::rpc::no_grpc(&request) {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = status;
+            return response;
+        }
+        // Who may is settled before the body is read.
+        let answered = match self.holder(request.headers()) {
+            Ok(task) => self.row(task, request).await,
+            Err(status) => Err(status),
+        };
+        answered.unwrap_or_else(Status::into_http)
+    }
+
+    /// The task that the caller's token opens.
+    fn holder(&self, headers: &HeaderMap) -> Result<TaskId, Status> {
+        let token = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let token = token.and_then(|value| value.strip_prefix("Bearer "));
+        let token = token.ok_or_else(|| {
+            Status::unauthenticated("the request has no token of the command router")
+        })?;
+        verify(&self.worker.config.router_key, token, now()).map_err(|error| {
+            Status::unauthenticated(match error {
+                Invalid::Foreign => "the token of the command router is not one of this server",
+                Invalid::Expired => "the token of the command router has expired: ask for another",
+            })
+        })
+    }
+
+    async fn row(&self, task: TaskId, request: Request<Body>) -> Result<Response<Body>, Status> {
+        let path = request.uri().path();
+        let name = path.rsplit('/').next().unwrap_or_default();
+        let answer = rows::of(name).ok_or_else(|| {
+            let name: String = name.chars().take(100).collect();
+            Status::unimplemented(format!("this server does not know the rpc {name}"))
+        })?;
+        match answer {
+            Answer::Passed => forward::pass(&self.running(&task)?, request).await,
+            Answer::Start => start::pass(self, &task, request).await,
+            Answer::Output => match self.find(&task)? {
+                Found::Ended(folder) => forward::ended_output(&task, &folder, request).await,
+                Found::Running(sandbox) => forward::pass(&sandbox, request).await,
+                Found::Starting => Err(starting()),
+            },
+            Answer::Network => network::set(self, &task, request).await,
+            Answer::Volumes => network::reload_volumes(self, &task, request).await,
+            Answer::Declined(why) => {
+                Err(Status::unimplemented(format!("{name} is not served: {why}")))
+            }
+        }
+    }
+
+    fn find(&self, task: &TaskId) -> Result<Found, Status> {
+        let found = self.worker.sandboxes.find(task);
+        found.ok_or_else(|| Status::not_found(format!("no sandbox with task `{task}` is here")))
+    }
+
+    fn running(&self, task: &TaskId) -> Result<Arc<Sandbox>, Status> {
+        match self.find(task)? {
+            Found::Running(sandbox) => Ok(sandbox),
+            Found::Starting => Err(starting()),
+            Found::Ended(_) => Err(ended()),
+        }
+    }
+}
+
+/// Clients try again.
+fn starting() -> Status {
+    Status::unavailable("the sandbox is being started")
+}
+
+fn ended() -> Status {
+    Status::not_found("the sandbox has ended: nothing more can be done in it")
+}
+
+/// Whether a request is about the task that its token opens.
+fn check_task(task: &TaskId, asked: &str) -> Result<(), Status> {
+    if asked == task.as_str() {
+        return Ok(());
+    }
+    Err(Status::not_found(format!("task_id: `{asked}` is not the task that the token opens")))
+}

@@ -1,0 +1,222 @@
+//! A sandbox's folder: what a restarted worker needs to go on with it, and its output.
+
+use std::fs;
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use jail::network::Kept;
+use model::TaskId;
+use model::sandbox::SandboxStart;
+use serde::{Deserialize, Serialize};
+
+use crate::limits::{
+    ENDED_OUTPUT_BYTES_MAX, ENDED_SANDBOX_KEPT_MAX, ENDED_SANDBOXES_MAX, RECORD_BYTES_MAX,
+};
+use crate::supervisor::words::{ENDING_FILE, Ending, SOCKET_FILE};
+use crate::task::plain_name;
+
+/// The file of a [`Record`]: it is there as long as something of the sandbox may live.
+const RECORD_FILE: &str = "record.json";
+/// How far its output was reported.
+const REPORTED_FILE: &str = "reported";
+
+/// What outlives the worker's process.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// The sandbox, without its variables: its supervisor has them.
+    pub(crate) start: SandboxStart,
+    /// The first host id of its range.
+    pub(crate) first_id: u32,
+    /// The layers that its root stands on.
+    pub(crate) layers: Vec<String>,
+    /// Its first process.
+    pub(crate) pid: i32,
+    /// Its place in the network, if it has one.
+    pub(crate) network: Option<Kept>,
+}
+
+/// One sandbox's folder.
+#[derive(Debug, Clone)]
+pub(crate) struct Folder {
+    path: PathBuf,
+    name: String,
+}
+
+/// Writes a file so that it is there as a whole or not at all.
+fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("new");
+    fs::write(&new, content)?;
+    fs::rename(&new, path)
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut content = vec![];
+    fs::File::open(path)?.take(RECORD_BYTES_MAX).read_to_end(&mut content)?;
+    Ok(content)
+}
+
+impl Folder {
+    /// The folder of a task, below the one of all.
+    pub(crate) fn of(all: &Path, task: &TaskId) -> Self {
+        let name = plain_name(task);
+        Self { path: all.join(&name), name }
+    }
+
+    /// Makes it.
+    pub(crate) fn make(&self) -> io::Result<()> {
+        fs::DirBuilder::new().mode(0o700).create(&self.path)
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its name, which is also that of the sandbox's control group and disk space.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The socket by a path that is short enough for an address, as long as the file is open.
+    fn socket(&self) -> io::Result<(fs::File, String)> {
+        let folder = fs::File::open(&self.path)?;
+        let path = format!("/proc/self/fd/{}/{SOCKET_FILE}", folder.as_raw_fd());
+        Ok((folder, path))
+    }
+
+    /// Listens where its supervisor is found.
+    pub(crate) fn listen(&self) -> io::Result<UnixListener> {
+        let (_folder, path) = self.socket()?;
+        UnixListener::bind(path)
+    }
+
+    /// Connects to its supervisor. The kernel answers at once, also for one that is busy.
+    pub(crate) fn connect(&self) -> io::Result<UnixStream> {
+        let (_folder, path) = self.socket()?;
+        UnixStream::connect(path)
+    }
+
+    /// Writes its record down.
+    pub(crate) fn write_record(&self, record: &Record) -> io::Result<()> {
+        replace(&self.path.join(RECORD_FILE), &serde_json::to_vec(record)?)
+    }
+
+    /// Says that nothing of it lives any more.
+    pub(crate) fn remove_record(&self) -> io::Result<()> {
+        fs::remove_file(self.path.join(RECORD_FILE))
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn ending(&self) -> Option<Ending> {
+        serde_json::from_slice(&read(&self.path.join(ENDING_FILE)).ok()?).ok()
+    }
+
+    /// Writes down how it ended, where its supervisor could not.
+    pub(crate) fn write_ending(&self, ending: &Ending) -> io::Result<()> {
+        replace(&self.path.join(ENDING_FILE), &serde_json::to_vec(ending)?)
+    }
+
+    /// How far its two streams were reported, in bytes.
+    pub(crate) fn reported(&self) -> [u64; 2] {
+        let read = read(&self.path.join(REPORTED_FILE)).ok();
+        read.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+    }
+
+    /// Writes that down.
+    pub(crate) fn write_reported(&self, reported: [u64; 2]) -> io::Result<()> {
+        replace(&self.path.join(REPORTED_FILE), &serde_json::to_vec(&reported)?)
+    }
+
+    /// Removes it with all that is in it.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        fs::remove_dir_all(&self.path)
+    }
+
+    fn record(&self) -> Option<Record> {
+        let content = read(&self.path.join(RECORD_FILE)).ok()?;
+        match serde_json::from_slice(&content) {
+            Ok(record) => Some(record),
+            Err(error) => {
+                tracing::error!(path = %self.path.display(), %error, "a sandbox's record is lost");
+                None
+            }
+        }
+    }
+
+    fn has_record(&self) -> bool {
+        self.path.join(RECORD_FILE).exists()
+    }
+}
+
+/// What an earlier worker left.
+#[derive(Debug, Default)]
+pub(crate) struct Left {
+    /// Sandboxes whose supervisors answer.
+    pub(crate) living: Vec<(Folder, Record)>,
+    /// Sandboxes whose supervisors do not.
+    pub(crate) dead: Vec<(Folder, Record)>,
+}
+
+/// Looks what an earlier worker left. Folders without a record that has a sense, and without an
+/// end, are of sandboxes that were never started: they are removed.
+pub(crate) fn left(all: &Path) -> io::Result<Left> {
+    let mut left = Left::default();
+    for folder in folders(all)? {
+        match folder.record() {
+            Some(record) if folder.connect().is_ok() => left.living.push((folder, record)),
+            Some(record) => left.dead.push((folder, record)),
+            None if folder.ending().is_some() => {}
+            None => folder.remove()?,
+        }
+    }
+    Ok(left)
+}
+
+fn folders(all: &Path) -> io::Result<Vec<Folder>> {
+    let mut found = vec![];
+    for entry in fs::read_dir(all)? {
+        let entry = entry?;
+        if let (Ok(name), true) = (entry.file_name().into_string(), entry.path().is_dir()) {
+            found.push(Folder { path: entry.path(), name });
+        }
+    }
+    Ok(found)
+}
+
+/// Removes the output of sandboxes that ended long ago, and of the oldest of too many.
+pub(crate) fn forget(all: &Path) -> io::Result<()> {
+    let mut ended = vec![];
+    for folder in folders(all)? {
+        if folder.has_record() {
+            continue;
+        }
+        let facts = fs::metadata(folder.path.join(ENDING_FILE)).and_then(|facts| facts.modified());
+        if let Ok(at) = facts {
+            ended.push((at, bytes(&folder.path), folder));
+        }
+    }
+    ended.sort_by_key(|(at, ..)| std::cmp::Reverse(*at));
+    let (now, mut total) = (SystemTime::now(), 0);
+    for (index, (at, bytes, folder)) in ended.into_iter().enumerate() {
+        total += bytes;
+        let age = now.duration_since(at).unwrap_or_default();
+        if index >= ENDED_SANDBOXES_MAX
+            || age >= ENDED_SANDBOX_KEPT_MAX
+            || total > ENDED_OUTPUT_BYTES_MAX
+        {
+            folder.remove()?;
+        }
+    }
+    Ok(())
+}
+
+/// Bytes that the files of a folder take on the disk.
+fn bytes(folder: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.metadata().ok()).map(|facts| facts.blocks() * 512).sum()
+}

@@ -1,0 +1,177 @@
+//! Sandboxes on this worker: they live beside it, each with a supervisor, and outlive it.
+
+pub(crate) mod adopt;
+pub(crate) mod folder;
+mod inside;
+mod life;
+pub(crate) mod link;
+mod output;
+mod start;
+pub(crate) mod tools;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use model::TaskId;
+use model::link::End;
+use tokio::sync::watch;
+
+use crate::ids;
+use crate::limits::ENDED_SANDBOXES_MAX;
+use crate::networks::Attached;
+use folder::{Folder, Record};
+use link::Link;
+
+pub(crate) use life::run;
+
+/// The folder of all sandboxes, in the worker's.
+pub(crate) const FOLDER: &str = "sandboxes";
+
+/// What is known of a task that a client asks for.
+pub(crate) enum Found {
+    /// It runs.
+    Running(Arc<Sandbox>),
+    /// It is being started.
+    Starting,
+    /// It has ended; its output may still be there.
+    Ended(Folder),
+}
+
+/// A sandbox that runs.
+#[derive(Debug)]
+pub(crate) struct Sandbox {
+    folder: Folder,
+    /// The way to its supervisor.
+    pub(crate) link: Arc<Link>,
+    /// What is written down of it; changed with its network.
+    record: Mutex<Record>,
+    network: Mutex<Option<Attached>>,
+    held: Mutex<Option<Held>>,
+}
+
+/// What a sandbox owns beside its network, given back in this order after its end.
+#[derive(Debug)]
+struct Held {
+    scratch: jail::disk::Scratch,
+    ids: ids::Taken,
+    layers: images::Lease,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Sandbox {
+    /// Its first process.
+    pub(crate) fn pid(&self) -> i32 {
+        lock(&self.record).pid
+    }
+}
+
+/// One that somebody may tell to end.
+#[derive(Debug)]
+struct Entry {
+    tell: watch::Sender<Option<End>>,
+    running: Option<Arc<Sandbox>>,
+}
+
+/// All sandboxes of a worker.
+#[derive(Debug)]
+pub(crate) struct Sandboxes {
+    all: PathBuf,
+    entries: Mutex<HashMap<TaskId, Entry>>,
+    closing: watch::Sender<bool>,
+    /// What an earlier worker left, until it is gone on with.
+    left: Mutex<Option<folder::Left>>,
+}
+
+impl Sandboxes {
+    /// Those of a folder; `left` is what was found there.
+    pub(crate) fn new(all: PathBuf, left: folder::Left) -> Self {
+        Self {
+            all,
+            entries: Mutex::default(),
+            closing: watch::Sender::new(false),
+            left: Mutex::new(Some(left)),
+        }
+    }
+
+    /// The folder of a task.
+    pub(crate) fn folder(&self, task: &TaskId) -> Folder {
+        Folder::of(&self.all, task)
+    }
+
+    /// What an earlier worker left; only once.
+    pub(crate) fn take_left(&self) -> folder::Left {
+        lock(&self.left).take().unwrap_or_default()
+    }
+
+    /// Takes note of a task that is to be started; none if there is one of its name.
+    pub(crate) fn begin(&self, task: &TaskId) -> Option<watch::Receiver<Option<End>>> {
+        let mut entries = lock(&self.entries);
+        if entries.contains_key(task) {
+            return None;
+        }
+        let (tell, told) = watch::channel(None);
+        entries.insert(task.clone(), Entry { tell, running: None });
+        Some(told)
+    }
+
+    fn set_running(&self, task: &TaskId, sandbox: &Arc<Sandbox>) {
+        if let Some(entry) = lock(&self.entries).get_mut(task) {
+            entry.running = Some(sandbox.clone());
+        }
+    }
+
+    fn remove(&self, task: &TaskId) {
+        lock(&self.entries).remove(task);
+    }
+
+    /// Tells a sandbox to end; says whether there is one.
+    pub(crate) fn tell(&self, task: &TaskId, end: End) -> bool {
+        let entries = lock(&self.entries);
+        let Some(entry) = entries.get(task) else { return false };
+        entry.tell.send_replace(Some(end));
+        true
+    }
+
+    /// What is known of a task; none: nothing.
+    pub(crate) fn find(&self, task: &TaskId) -> Option<Found> {
+        if let Some(entry) = lock(&self.entries).get(task) {
+            let running = entry.running.clone();
+            return Some(running.map_or(Found::Starting, Found::Running));
+        }
+        let folder = self.folder(task);
+        folder.path().is_dir().then_some(Found::Ended(folder))
+    }
+
+    /// Lets go of all: they go on without this worker.
+    pub(crate) fn close(&self) {
+        self.closing.send_replace(true);
+    }
+
+    /// Forgets the output of sandboxes that ended long ago. Blocks.
+    pub(crate) fn forget(&self) {
+        if let Err(error) = folder::forget(&self.all) {
+            tracing::error!(%error, "the output of at most {ENDED_SANDBOXES_MAX} sandboxes stays");
+        }
+    }
+}
+
+/// Why a sandbox's network was not changed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct NetworkError(String);
+
+impl From<crate::networks::Error> for NetworkError {
+    fn from(error: crate::networks::Error) -> Self {
+        Self(crate::task::chain(&error))
+    }
+}
+
+impl From<std::io::Error> for NetworkError {
+    fn from(error: std::io::Error) -> Self {
+        Self(format!("its record cannot be written: {error}"))
+    }
+}

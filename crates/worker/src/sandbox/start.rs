@@ -1,0 +1,209 @@
+//! From an order to a running sandbox.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+
+use blobs::Digest;
+use images::Image;
+use model::sandbox::{NetworkRule, SandboxStart};
+
+use super::folder::{Folder, Record};
+use super::inside::{Places, assignment, policy};
+use super::link::{self, Link};
+use super::{Held, Sandbox};
+use crate::networks::Attached;
+use crate::supervisor::MARK;
+use crate::supervisor::words::{Assignment, Built, END, PREPARE, START, State};
+use crate::{Worker, roots};
+
+/// A sandbox could not be started. The text goes to whoever asked for it.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error(transparent)]
+    Root(#[from] roots::Error),
+    #[error("this machine runs as many containers as it has id ranges for")]
+    Ids,
+    #[error("its disk space: {0}")]
+    Disk(#[from] jail::disk::Error),
+    #[error("its network: {0}")]
+    Network(#[from] crate::networks::Error),
+    #[error("its folder: {0}")]
+    Folder(#[source] io::Error),
+    #[error("its supervisor: {0}")]
+    Spawn(#[source] io::Error),
+    #[error(transparent)]
+    Link(#[from] link::Error),
+    #[error("a thread of the worker died")]
+    Thread,
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Thread)?
+}
+
+/// What is laid out on the disk.
+struct Laid {
+    image: Image,
+    layers: Vec<Digest>,
+    paths: Vec<PathBuf>,
+    held: Held,
+}
+
+/// Starts a sandbox. What was made before a step failed is gone again.
+pub(super) async fn start(
+    worker: &Arc<Worker>,
+    start: SandboxStart,
+) -> Result<Arc<Sandbox>, Error> {
+    let turn = worker.changes.acquire().await.map_err(|_| Error::Thread)?;
+    let folder = worker.sandboxes.folder(&start.task);
+    let laid = lay_out(worker, &start, &folder).await?;
+    let range = laid.held.ids.range();
+    let places = Places {
+        name: folder.name(),
+        cgroup_parent: worker.sandbox_cgroup_parent(),
+        ids: range,
+        layers: laid.paths.clone(),
+        upper: laid.held.scratch.upper.clone(),
+        work: laid.held.scratch.work.clone(),
+        tools: worker.tools.folder(),
+        resolver: worker.networks.gateway(),
+    };
+    let assignment = assignment(&start, &laid.image, places);
+    let link = Link::new(folder.clone());
+    let record = Record {
+        start: SandboxStart { env: vec![], ..start },
+        first_id: range.first,
+        layers: laid.layers.iter().map(ToString::to_string).collect(),
+        pid: 0,
+        network: None,
+    };
+    let begun = begin(worker, &folder, &link, assignment, record).await;
+    drop(turn);
+    match begun {
+        Ok((record, network)) => Ok(Arc::new(Sandbox {
+            folder,
+            link,
+            record: Mutex::new(record),
+            network: Mutex::new(network),
+            held: Mutex::new(Some(laid.held)),
+        })),
+        Err(error) => {
+            // The supervisor does away with the container before it answers.
+            let _: Result<State, _> = link.ask(END, &model::link::End::Stopped).await;
+            let removed = tokio::task::spawn_blocking(move || {
+                drop(laid);
+                folder.remove()
+            });
+            if let Ok(Err(error)) = removed.await {
+                tracing::error!(%error, "the folder of a sandbox stays behind");
+            }
+            Err(error)
+        }
+    }
+}
+
+async fn lay_out(
+    worker: &Arc<Worker>,
+    start: &SandboxStart,
+    folder: &Folder,
+) -> Result<Laid, Error> {
+    let (worker, start, folder) = (worker.clone(), start.clone(), folder.clone());
+    blocking(move || {
+        let ids = worker.ids.take().ok_or(Error::Ids)?;
+        let image = roots::image(&start.image)?;
+        let (layers, lease) = worker.sandbox_root(&start.files, &image)?;
+        let paths = worker.layers.diffs(&layers).map_err(roots::Error::from)?;
+        let scratch = worker.disk.make(folder.name(), start.limits.disk_bytes)?;
+        folder.make().map_err(Error::Folder)?;
+        Ok(Laid { image, layers, paths, held: Held { scratch, ids, layers: lease } })
+    })
+    .await
+}
+
+async fn begin(
+    worker: &Arc<Worker>,
+    folder: &Folder,
+    link: &Link,
+    assignment: Assignment,
+    mut record: Record,
+) -> Result<(Record, Option<Attached>), Error> {
+    spawn(worker, folder)?;
+    let Built { pid } = link.ask(PREPARE, &assignment).await?;
+    let rule = record.start.network.clone();
+    let network = {
+        let worker = worker.clone();
+        blocking(move || attach(&worker, pid, &rule)).await?
+    };
+    (record.pid, record.network) = match &network {
+        Some(network) => (pid, Some(network.kept()?)),
+        None => (pid, None),
+    };
+    folder.write_record(&record).map_err(Error::Folder)?;
+    let () = link.ask(START, &()).await?;
+    Ok((record, network))
+}
+
+/// Gives a container the place in the network that a rule allows; none where it allows nothing.
+/// Blocks.
+fn attach(worker: &Worker, pid: i32, rule: &NetworkRule) -> Result<Option<Attached>, Error> {
+    let Some(policy) = policy(rule) else { return Ok(None) };
+    let namespace = File::open(format!("/proc/{pid}/ns/net")).map_err(Error::Spawn)?;
+    Ok(Some(worker.networks.attach(OwnedFd::from(namespace), &policy)?))
+}
+
+/// Executes a supervisor: this binary, once more. Its socket listens before it is there.
+fn spawn(worker: &Worker, folder: &Folder) -> Result<(), Error> {
+    let listener = OwnedFd::from(folder.listen().map_err(Error::Spawn)?);
+    let log = File::create(folder.path().join("supervisor.log")).map_err(Error::Spawn)?;
+    let errors = log.try_clone().map_err(Error::Spawn)?;
+    let mut command = tokio::process::Command::new("/proc/self/exe");
+    command
+        .arg0(MARK)
+        .args([folder.path().as_os_str(), worker.supervisor_cgroup().as_ref()])
+        .env_clear()
+        // One arena for all threads, and little that is kept free in it: there are many supervisors.
+        .env("MALLOC_ARENA_MAX", "1")
+        .env("MALLOC_TRIM_THRESHOLD_", "65536")
+        .current_dir("/")
+        .stdin(Stdio::from(listener))
+        .stdout(Stdio::from(log))
+        .stderr(Stdio::from(errors));
+    let mut supervisor = command.spawn().map_err(Error::Spawn)?;
+    // It is not waited for but to be reaped: its socket says what it does.
+    tokio::spawn(async move { supervisor.wait().await });
+    Ok(())
+}
+
+impl Sandbox {
+    /// Replaces what it may reach. Open connections that are not allowed any more are cut. Blocks.
+    pub(crate) fn set_network(
+        &self,
+        worker: &Worker,
+        rule: NetworkRule,
+    ) -> Result<(), super::NetworkError> {
+        let mut network = super::lock(&self.network);
+        let policy = policy(&rule);
+        match (network.as_mut(), policy) {
+            (None, None) => {}
+            (None, Some(_)) => {
+                let pid = self.pid();
+                *network = attach(worker, pid, &rule)
+                    .map_err(|error| super::NetworkError(crate::task::chain(&error)))?;
+            }
+            (Some(attached), policy) => {
+                let policy = policy.unwrap_or_else(jail::network::Policy::blocked);
+                attached.set_policy(&policy)?;
+            }
+        }
+        let kept = network.as_ref().map(Attached::kept).transpose()?;
+        let mut record = super::lock(&self.record);
+        (record.start.network, record.network) = (rule, kept);
+        Ok(self.folder.write_record(&record)?)
+    }
+}

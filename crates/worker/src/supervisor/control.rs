@@ -1,0 +1,198 @@
+//! What the worker asks of a supervisor beside the client's requests.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use model::link::End;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::{Mutex, watch};
+use tonic::Status;
+use tonic::body::Body;
+
+use super::life::{Life, Standing};
+use super::rows;
+use super::words::{
+    Assignment, Built, CONNECTIONS, END, ENDED, FREEZE, PREPARE, START, STATE, State,
+};
+use crate::limits::SUPERVISOR_ORDER_BYTES_MAX;
+
+/// What a supervisor is beside.
+#[derive(Default)]
+enum Container {
+    #[default]
+    None,
+    Standing(Box<Standing>),
+}
+
+/// One supervisor.
+pub(crate) struct Supervisor {
+    folder: PathBuf,
+    container: Mutex<Container>,
+    life: watch::Sender<Option<Arc<Life>>>,
+    /// There never will be a container.
+    over: watch::Sender<bool>,
+}
+
+/// Why something was not done; the text is for the worker, which tells it on.
+struct Refused(StatusCode, String);
+
+fn conflict(text: impl Into<String>) -> Refused {
+    Refused(StatusCode::CONFLICT, text.into())
+}
+
+impl Supervisor {
+    /// Beside no container yet.
+    pub(crate) fn new(folder: &Path) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            container: Mutex::default(),
+            life: watch::Sender::new(None),
+            over: watch::Sender::new(false),
+        }
+    }
+
+    fn life(&self) -> Option<Arc<Life>> {
+        self.life.borrow().clone()
+    }
+
+    /// Waits until there is a container that runs; none if there never will be one.
+    pub(crate) async fn begun(&self) -> Option<Arc<Life>> {
+        let (mut life, mut over) = (self.life.subscribe(), self.over.subscribe());
+        tokio::select! {
+            life = life.wait_for(Option::is_some) => life.ok()?.clone(),
+            _ = over.wait_for(|over| *over) => None,
+        }
+    }
+
+    /// Answers a request of the worker's, or one of the client's that it passes on.
+    pub(crate) async fn answer(self: Arc<Self>, request: Request<Body>) -> Response<Body> {
+        if !request.uri().path().starts_with("/control/") {
+            return match self.life() {
+                Some(life) => rows::answer(life, request).await,
+                None => Status::unavailable("the sandbox is being started").into_http(),
+            };
+        }
+        match self.control(request).await {
+            Ok(body) => Response::new(body),
+            Err(Refused(status, text)) => {
+                let mut response = Response::new(Body::new(http_body_util::Full::from(text)));
+                *response.status_mut() = status;
+                response
+            }
+        }
+    }
+
+    async fn control(&self, request: Request<Body>) -> Result<Body, Refused> {
+        let path = request.uri().path().to_owned();
+        let body = Limited::new(request.into_body(), SUPERVISOR_ORDER_BYTES_MAX);
+        let body = body.collect().await;
+        let body = body.map_err(|e| Refused(StatusCode::BAD_REQUEST, e.to_string()))?.to_bytes();
+        let life = || self.life().ok_or_else(|| conflict("there is no container"));
+        match path.as_str() {
+            PREPARE => json(&self.prepare(parse(&body)?).await?),
+            START => json(&self.start().await?),
+            STATE => json(&self.state()),
+            END => json(&self.end(parse(&body)?).await?),
+            ENDED => json(&life()?.ended().await),
+            CONNECTIONS => {
+                life()?.activity().set_connections(parse(&body)?);
+                json(&())
+            }
+            FREEZE => json(&freeze(&life()?, parse(&body)?).await?),
+            _ => Err(Refused(StatusCode::NOT_FOUND, format!("there is no {path}"))),
+        }
+    }
+
+    async fn prepare(&self, assignment: Assignment) -> Result<Built, Refused> {
+        let mut container = self.container.lock().await;
+        if self.life().is_some() || !matches!(*container, Container::None) {
+            return Err(conflict("there is a container already"));
+        }
+        match Standing::build(&self.folder, assignment).await {
+            Ok(standing) => {
+                let pid = standing.pid();
+                *container = Container::Standing(Box::new(standing));
+                Ok(Built { pid })
+            }
+            Err(text) => {
+                self.over.send_replace(true);
+                Err(conflict(text))
+            }
+        }
+    }
+
+    async fn start(&self) -> Result<(), Refused> {
+        let mut container = self.container.lock().await;
+        let Container::Standing(standing) = std::mem::take(&mut *container) else {
+            return Err(conflict("there is no container that could be started"));
+        };
+        match standing.start(&self.folder).await {
+            Ok(life) => {
+                self.life.send_replace(Some(life));
+                Ok(())
+            }
+            Err(text) => {
+                self.over.send_replace(true);
+                Err(conflict(text))
+            }
+        }
+    }
+
+    fn state(&self) -> State {
+        match self.life() {
+            None => State::Unstarted,
+            Some(life) => match life.ending() {
+                Some(ending) => State::Ended(ending),
+                None => State::Running { task: life.task().clone(), pid: life.pid() },
+            },
+        }
+    }
+
+    /// Ends the container, or does away with one that was not started.
+    async fn end(&self, end: End) -> Result<State, Refused> {
+        match self.life() {
+            Some(life) => {
+                life.end(end);
+                Ok(State::Ended(life.ended().await))
+            }
+            None => {
+                self.give_up().await;
+                Ok(State::Unstarted)
+            }
+        }
+    }
+
+    /// Does away with a container that was not started.
+    pub(crate) async fn give_up(&self) {
+        let mut container = self.container.lock().await;
+        if self.life().is_some() {
+            return;
+        }
+        let standing = std::mem::take(&mut *container);
+        // Dropping it blocks.
+        let _ = tokio::task::spawn_blocking(move || drop(standing)).await;
+        self.over.send_replace(true);
+    }
+}
+
+async fn freeze(life: &Arc<Life>, is_frozen: bool) -> Result<(), Refused> {
+    let done = life.with_child(move |child| {
+        let done = if is_frozen { child.freeze() } else { child.thaw() };
+        done.map_err(|error| Status::internal(crate::task::chain(&error)))
+    });
+    done.await.map_err(|status| conflict(status.message()))
+}
+
+fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refused> {
+    serde_json::from_slice(body).map_err(|e| Refused(StatusCode::BAD_REQUEST, e.to_string()))
+}
+
+fn json(value: &impl Serialize) -> Result<Body, Refused> {
+    let text = serde_json::to_vec(value);
+    let text = text.map_err(|e| Refused(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
+    Ok(Body::new(http_body_util::Full::from(text)))
+}

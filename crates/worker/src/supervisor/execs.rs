@@ -1,0 +1,386 @@
+//! The programs that clients start in the sandbox, by the ids that clients give them.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jail::{Exec, ExecIo, Exit, Process, Stdio};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tonic::Status;
+
+use super::life::Life;
+use super::pump::{self, Stage, watched, watched_only};
+use super::spool::{Keep, Spool};
+use super::stdin::Stdin;
+use crate::limits::{EXEC_READ_KEPT_MAX, EXEC_UNREAD_KEPT_MAX, EXECS_ENDED_MAX, EXECS_MAX};
+
+/// What is to be started, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Program {
+    /// Arguments, environment and folder.
+    pub(crate) process: Wanted,
+    /// Whether its standard output is kept.
+    pub(crate) stdout: bool,
+    /// Where its standard error goes.
+    pub(crate) stderr: Stderr,
+    /// Rows and columns of its terminal, if it has one.
+    pub(crate) terminal: Option<(u16, u16)>,
+    /// When all of it is killed.
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// [`Process`], comparable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// Program and arguments.
+    pub(crate) argv: Vec<String>,
+    /// The whole environment.
+    pub(crate) env: Vec<(String, String)>,
+    /// Folder.
+    pub(crate) cwd: String,
+}
+
+impl Wanted {
+    /// As the container's root.
+    pub(crate) fn into_process(self) -> Process {
+        let Self { argv, env, cwd } = self;
+        Process { argv, env, cwd: cwd.into(), uid: 0, gid: 0, groups: vec![] }
+    }
+}
+
+/// Where a program's standard error goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stderr {
+    /// Nowhere.
+    Null,
+    /// It is kept.
+    Kept,
+    /// Where its standard output goes.
+    Stdout,
+}
+
+/// A program that was started.
+#[derive(Debug)]
+pub(crate) struct Running {
+    stdout: Option<Arc<Spool>>,
+    stderr: Option<Arc<Spool>>,
+    /// Where it is written to.
+    pub(crate) stdin: Stdin,
+    exit: watch::Sender<Option<Exit>>,
+}
+
+type Outcome = Option<Result<Arc<Running>, Status>>;
+
+#[derive(Debug)]
+struct Entry {
+    program: Program,
+    outcome: watch::Receiver<Outcome>,
+    /// When it ended, and whether its output was read to its end then.
+    ended: Option<(Instant, bool)>,
+}
+
+/// All programs of a sandbox.
+#[derive(Debug, Default)]
+pub(crate) struct Execs(Mutex<HashMap<String, Entry>>);
+
+impl Execs {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts a program, or finds that it was started before.
+    ///
+    /// # Errors
+    /// Why it does not run; told to the client.
+    pub(crate) async fn start(
+        &self,
+        life: &Arc<Life>,
+        id: &str,
+        program: Program,
+    ) -> Result<(), Status> {
+        let mut outcome = self.begin(life, id, program)?;
+        let outcome = outcome.wait_for(Option::is_some).await;
+        let outcome = outcome.map_err(|_| Status::internal("the start was given up"))?.clone();
+        match outcome {
+            Some(Ok(_)) => Ok(()),
+            Some(Err(status)) => Err(status),
+            None => Err(Status::internal("the start was given up")),
+        }
+    }
+
+    /// The start goes on if the client's connection is lost: it will ask again.
+    fn begin(
+        &self,
+        life: &Arc<Life>,
+        id: &str,
+        program: Program,
+    ) -> Result<watch::Receiver<Outcome>, Status> {
+        let mut entries = self.lock();
+        if let Some(entry) = entries.get(id) {
+            if entry.program == program {
+                return Ok(entry.outcome.clone());
+            }
+            return Err(Status::already_exists(format!(
+                "exec_id: another program was started as `{id}`"
+            )));
+        }
+        forget(&mut entries, Instant::now());
+        if entries.values().filter(|entry| entry.ended.is_none()).count() >= EXECS_MAX {
+            return Err(Status::resource_exhausted(format!(
+                "{EXECS_MAX} programs run in this sandbox: wait until some have ended"
+            )));
+        }
+        let (tell, outcome) = watch::channel(None);
+        let entry = Entry { program: program.clone(), outcome: outcome.clone(), ended: None };
+        entries.insert(id.to_owned(), entry);
+        let (life, id) = (life.clone(), id.to_owned());
+        tokio::spawn(async move { run(life, id, program, tell).await });
+        Ok(outcome)
+    }
+
+    /// A program that was started.
+    ///
+    /// # Errors
+    /// NOT_FOUND.
+    pub(crate) async fn find(&self, id: &str) -> Result<Arc<Running>, Status> {
+        let unknown = || {
+            Status::not_found(format!("exec_id: no program was started as `{id}` in this sandbox"))
+        };
+        let outcome = self.lock().get(id).map(|entry| entry.outcome.clone());
+        let mut outcome = outcome.ok_or_else(unknown)?;
+        match outcome.wait_for(Option::is_some).await.map(|outcome| outcome.clone()) {
+            Ok(Some(outcome)) => outcome,
+            _ => Err(unknown()),
+        }
+    }
+
+    fn mark_ended(&self, id: &str) {
+        if let Some(entry) = self.lock().get_mut(id) {
+            entry.ended = Some((Instant::now(), false));
+        }
+    }
+
+    /// Waits until nobody reads any output.
+    pub(crate) async fn unread(&self) {
+        let spools: Vec<_> = {
+            let entries = self.lock();
+            let outcomes = entries.values().map(|entry| entry.outcome.borrow().clone());
+            let running = outcomes.filter_map(|outcome| outcome?.ok());
+            running.flat_map(|one| [one.stdout.clone(), one.stderr.clone()]).flatten().collect()
+        };
+        for spool in spools {
+            let _ = spool.watch().wait_for(|marks| marks.readers == 0).await;
+        }
+    }
+}
+
+/// Forgets programs that ended long ago, and the oldest of too many.
+fn forget(entries: &mut HashMap<String, Entry>, now: Instant) {
+    for entry in entries.values_mut() {
+        if let Some((at, false)) = entry.ended
+            && entry.is_read()
+        {
+            entry.ended = Some((at.max(now), true));
+        }
+    }
+    entries.retain(|_, entry| match entry.ended {
+        Some((at, true)) => now - at < EXEC_READ_KEPT_MAX,
+        Some((at, false)) => now - at < EXEC_UNREAD_KEPT_MAX,
+        None => true,
+    });
+    let mut ended: Vec<_> = entries
+        .iter()
+        .filter_map(|(id, entry)| Some((entry.ended?, id.clone())))
+        .map(|((at, read), id)| (!read, at, id))
+        .collect();
+    if ended.len() > EXECS_ENDED_MAX {
+        ended.sort();
+        for (_, _, id) in ended.iter().take(ended.len() - EXECS_ENDED_MAX) {
+            entries.remove(id);
+        }
+    }
+}
+
+impl Entry {
+    fn is_read(&self) -> bool {
+        let outcome = self.outcome.borrow();
+        let Some(Ok(running)) = outcome.as_ref() else { return true };
+        [&running.stdout, &running.stderr].into_iter().flatten().all(|spool| {
+            let marks = spool.marks();
+            marks.finished && marks.readers == 0 && marks.taken == marks.end
+        })
+    }
+}
+
+impl Running {
+    /// One of its streams.
+    ///
+    /// # Errors
+    /// If it is not kept.
+    pub(crate) fn output(&self, is_stderr: bool) -> Option<&Arc<Spool>> {
+        if is_stderr { self.stderr.as_ref() } else { self.stdout.as_ref() }
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn exit(&self) -> Option<Exit> {
+        *self.exit.borrow()
+    }
+
+    /// Waits for its end for a while.
+    pub(crate) async fn ended_within(&self, time: Duration) -> Option<Exit> {
+        let mut exit = self.exit.subscribe();
+        let ended = tokio::time::timeout(time, exit.wait_for(Option::is_some)).await;
+        ended.ok()?.ok().and_then(|exit| *exit)
+    }
+}
+
+/// What is read from a program, and into which spools.
+type Outputs = Vec<(Arc<AsyncFd<OwnedFd>>, Arc<Spool>)>;
+
+fn failed(error: impl std::fmt::Display) -> Status {
+    Status::internal(format!("the streams of the program: {error}"))
+}
+
+/// A pipe: its reader's side and its writer's.
+pub(crate) fn pipe() -> Result<(OwnedFd, OwnedFd), Status> {
+    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(failed)
+}
+
+fn null() -> Result<OwnedFd, Status> {
+    let file = std::fs::File::options().write(true).open("/dev/null");
+    file.map(OwnedFd::from).map_err(failed)
+}
+
+/// Starts a program and stays with it until its end, and that of all that hold its streams.
+async fn run(life: Arc<Life>, id: String, program: Program, tell: watch::Sender<Outcome>) {
+    let busy = life.activity().busy();
+    let (exec, running, outputs) = match start(&life, &program).await {
+        Ok(started) => started,
+        Err(status) => {
+            tell.send_replace(Some(Err(status)));
+            life.execs().mark_ended(&id);
+            return;
+        }
+    };
+    let (stage, staged) = watch::channel(Stage::Running);
+    let mut pumps = JoinSet::new();
+    for (source, spool) in outputs {
+        pumps.spawn(pump::run(source, spool, staged.clone()));
+    }
+    let running = Arc::new(running);
+    tell.send_replace(Some(Ok(running.clone())));
+    let exit = until_end(&exec, program.timeout).await;
+    // What the program has started lives on.
+    drop(exec);
+    stage.send_replace(Stage::Ended);
+    running.stdin.end();
+    running.exit.send_replace(Some(exit));
+    life.execs().mark_ended(&id);
+    drop((busy, running));
+    let all = async { while pumps.join_next().await.is_some() {} };
+    tokio::pin!(all);
+    tokio::select! {
+        () = &mut all => {}
+        () = life.gone() => {
+            stage.send_replace(Stage::Gone);
+            all.await;
+        }
+    }
+}
+
+async fn start(life: &Arc<Life>, program: &Program) -> Result<(Exec, Running, Outputs), Status> {
+    let exit = watch::Sender::new(None);
+    let process = program.process.clone().into_process();
+    if let Some((rows, columns)) = program.terminal {
+        let exec = life.exec(process, ExecIo::Terminal { rows, columns }).await?;
+        let terminal = exec.terminal().ok_or_else(|| failed("the terminal is missing"))?;
+        let terminal = terminal.try_clone_to_owned().map_err(failed)?;
+        let both = Interest::READABLE | Interest::WRITABLE;
+        let terminal = Arc::new(watched(terminal, both).map_err(failed)?);
+        let stdout = Spool::nameless(life.folder(), Keep::All).map_err(failed)?;
+        // What it writes to standard error comes out of the terminal, too.
+        let stderr = Spool::nameless(life.folder(), Keep::All).map_err(failed)?;
+        stderr.finish();
+        let stdin = Stdin::new(terminal.clone(), true);
+        let outputs = vec![(terminal, stdout.clone())];
+        let running = Running { stdout: Some(stdout), stderr: Some(stderr), stdin, exit };
+        return Ok((exec, running, outputs));
+    }
+    let (stdio, running, outputs) = streams(life, program, exit)?;
+    let exec = life.exec(process, ExecIo::Streams(stdio)).await?;
+    Ok((exec, running, outputs))
+}
+
+/// What a program is given, and what we keep of it.
+fn streams(
+    life: &Life,
+    program: &Program,
+    exit: watch::Sender<Option<Exit>>,
+) -> Result<(Stdio, Running, Outputs), Status> {
+    let mut outputs = vec![];
+    let mut kept = || -> Result<_, Status> {
+        let spool = Spool::nameless(life.folder(), Keep::All).map_err(failed)?;
+        let (ours, theirs) = pipe()?;
+        let ours = Arc::new(watched(ours, Interest::READABLE).map_err(failed)?);
+        outputs.push((ours, spool.clone()));
+        Ok((theirs, Some(spool)))
+    };
+    let (theirs, stdout) = if program.stdout { kept()? } else { (null()?, None) };
+    let (their_stderr, stderr) = match program.stderr {
+        Stderr::Null => (null()?, None),
+        Stderr::Kept => kept()?,
+        Stderr::Stdout => (theirs.try_clone().map_err(failed)?, None),
+    };
+    let (their_stdin, stdin) = pipe()?;
+    let stdin = Arc::new(watched(stdin, Interest::WRITABLE).map_err(failed)?);
+    let running = Running { stdout, stderr, stdin: Stdin::new(stdin, false), exit };
+    Ok((Stdio { stdin: their_stdin, stdout: theirs, stderr: their_stderr }, running, outputs))
+}
+
+/// Waits for the program's end; kills all of it when its time is over.
+pub(crate) async fn until_end(exec: &Exec, timeout: Option<Duration>) -> Exit {
+    let ended = exec.ended().as_fd().try_clone_to_owned();
+    let watched = ended.and_then(|ended| watched_only(ended, Interest::READABLE));
+    let watched = match watched {
+        Ok(watched) => watched,
+        Err(error) => {
+            tracing::error!(%error, "a program cannot be watched: it is ended");
+            let _ = exec.kill();
+            return Exit::Signal(libc::SIGKILL);
+        }
+    };
+    let mut left = timeout.map(|timeout| Instant::now() + timeout);
+    loop {
+        let late = async {
+            match left {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ready = watched.readable() => match exec.try_wait() {
+                Ok(Some(exit)) => return exit,
+                Ok(None) => {
+                    if let Ok(mut ready) = ready {
+                        ready.clear_ready();
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, "a program's end cannot be read");
+                    return Exit::Signal(libc::SIGKILL);
+                }
+            },
+            () = late => {
+                if let Err(error) = exec.kill() {
+                    tracing::error!(%error, "a program whose time is over cannot be ended");
+                }
+                left = None;
+            }
+        }
+    }
+}

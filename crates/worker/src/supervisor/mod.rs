@@ -1,0 +1,139 @@
+//! The process that stays beside one sandbox: it holds the container's pipes, exit status and
+//! programs, keeps its output, and ends it in time. It is the server's binary, executed once more,
+//! and outlives the server; a restarted one finds it by its socket.
+
+mod activity;
+mod control;
+mod execs;
+mod incoming;
+mod life;
+mod pump;
+mod readiness;
+mod rows;
+mod spool;
+mod stdin;
+pub(crate) mod words;
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::UnixListener;
+use tokio::sync::Semaphore;
+use tonic::body::Body;
+
+use crate::limits::{
+    LINGER_MAX, LINGER_MIN, SUPERVISOR_CONNECTIONS_MAX, SUPERVISOR_REQUESTS_MAX,
+    SUPERVISOR_THREADS_MAX, SUPERVISOR_WINDOW_BYTES, UNSTARTED_MAX,
+};
+use control::Supervisor;
+pub(crate) use rows::own_messages;
+pub(crate) use spool::Spool;
+
+/// What a supervisor is called in lists of processes: its first argument, by which it knows what
+/// it is.
+pub(crate) const MARK: &str = "palisade-supervisor";
+
+/// Whether this process was executed to be a supervisor. Ask before anything else is done.
+pub fn is_supervisor() -> bool {
+    std::env::args_os().next().is_some_and(|name| name == MARK)
+}
+
+/// The whole life of a supervisor. Its arguments are the sandbox's folder and the control group
+/// that it moves to; its standard input is the socket on which it listens.
+pub fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::new("warn");
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    log.with_ansi(false).init();
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "the supervisor ends");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> io::Result<()> {
+    let mut arguments = std::env::args_os().skip(1);
+    let missing = || io::Error::other("an argument is missing");
+    let folder = arguments.next().ok_or_else(missing)?;
+    let group = arguments.next().and_then(|group| group.into_string().ok()).ok_or_else(missing)?;
+    // What ends the server's session, terminal or service does not end this process.
+    let _ = rustix::process::setsid();
+    if let Err(error) = jail::join(&group) {
+        tracing::warn!(%error, "the supervisor stays in the server's control group");
+    }
+    let socket = rustix::stdio::stdin().try_clone_to_owned()?;
+    let null = std::fs::File::open("/dev/null")?;
+    rustix::stdio::dup2_stdin(null.as_fd())?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(SUPERVISOR_THREADS_MAX)
+        .thread_keep_alive(Duration::from_secs(1))
+        .build()?;
+    runtime.block_on(async {
+        let listener = std::os::unix::net::UnixListener::from(socket);
+        listener.set_nonblocking(true)?;
+        serve(UnixListener::from_std(listener)?, Path::new(&folder)).await;
+        Ok(())
+    })
+}
+
+async fn serve(listener: UnixListener, folder: &Path) {
+    let supervisor = Arc::new(Supervisor::new(folder));
+    let accepting = tokio::spawn(accept(listener, supervisor.clone()));
+    let begun = tokio::time::timeout(UNSTARTED_MAX, supervisor.begun()).await;
+    match begun {
+        Ok(Some(life)) => {
+            life.ended().await;
+            tokio::time::sleep(LINGER_MIN).await;
+            let _ = tokio::time::timeout(LINGER_MAX, life.unread()).await;
+        }
+        Ok(None) => tokio::time::sleep(LINGER_MIN).await,
+        Err(_) => supervisor.give_up().await,
+    }
+    accepting.abort();
+}
+
+async fn accept(listener: UnixListener, supervisor: Arc<Supervisor>) {
+    let slots = Arc::new(Semaphore::new(SUPERVISOR_CONNECTIONS_MAX));
+    let mut http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    // Every stream has its own bound. One for all together would let streams that stand still
+    // keep the others from going on.
+    http.initial_stream_window_size(SUPERVISOR_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(SUPERVISOR_WINDOW_BYTES as usize)
+        .max_concurrent_streams(SUPERVISOR_REQUESTS_MAX);
+    while let Ok(slot) = slots.clone().acquire_owned().await {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a connection was not accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let supervisor = supervisor.clone();
+        let service = tower::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+            let work = supervisor.clone().answer(request.map(Body::new));
+            async move { Ok::<_, std::convert::Infallible>(work.await) }
+        });
+        let connection =
+            http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection ended");
+            }
+            drop(slot);
+        });
+    }
+}
+
+/// As much as HTTP/2 has: no bound.
+pub(crate) const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
