@@ -5,8 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use jail::network::{Attachment, Fabric, FabricConfig, Kept, Outbound, Policy, Subnet};
-use model::sandbox::NetworkRule;
+use jail::network::{Attachment, Fabric, FabricConfig, Kept, Policy};
 
 use crate::net::dns::{Registration, Resolver, ResolverConfig};
 
@@ -41,22 +40,6 @@ impl Default for NetworksConfig {
     fn default() -> Self {
         Self { resolv_conf: "/etc/resolv.conf".into(), keep: Vec::new() }
     }
-}
-
-/// The policy of a sandbox's rule. Listed IPv6 ranges let nothing pass: IPv6 is closed.
-pub fn policy(rule: &NetworkRule) -> Policy {
-    let (cidrs, domains) = match rule {
-        NetworkRule::Blocked => return Policy::blocked(),
-        NetworkRule::Open => return Policy::default(),
-        NetworkRule::Listed { cidrs, domains } => (cidrs, domains),
-    };
-    let subnets = cidrs.iter().filter_map(|net| match net.addr() {
-        IpAddr::V4(address) => Subnet::new(address, net.prefix_len()),
-        IpAddr::V6(_) => None,
-    });
-    let cidrs = subnets.collect();
-    let outbound = Outbound::List { cidrs, domains: domains.clone() };
-    Policy { outbound, ..Policy::default() }
 }
 
 /// Whether containers can have a network, and it, if they can.
@@ -219,23 +202,5 @@ impl Drop for Attached {
         if let Some(attachment) = self.attachment.take() {
             attachment.detach();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_rule_becomes_the_policy_that_means_the_same() {
-        assert_eq!(policy(&NetworkRule::Blocked), Policy::blocked());
-        assert_eq!(policy(&NetworkRule::Open), Policy::default());
-        let cidrs = ["192.0.2.0/24", "198.51.100.7/24", "2001:db8::/32"];
-        let cidrs = cidrs.iter().map(|text| text.parse().expect("range")).collect();
-        let listed = NetworkRule::Listed { cidrs, domains: vec!["*.example.com".into()] };
-        let cidrs = ["192.0.2.0/24", "198.51.100.0/24"];
-        let cidrs = cidrs.iter().map(|text| text.parse().expect("range")).collect();
-        let outbound = Outbound::List { cidrs, domains: vec!["*.example.com".into()] };
-        assert_eq!(policy(&listed).outbound, outbound);
     }
 }
