@@ -10,10 +10,10 @@ mount -t devpts devpts /dev/pts
 mount -t tmpfs shm /dev/shm
 mount -t tmpfs run /run
 # Version 2 alone, as systemd does on Debian 12.
-mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t cgroup2 -o nsdelegate,memory_recursiveprot cgroup2 /sys/fs/cgroup
 ip link set lo up
 # A system's own services have loaded these long before; on an emulated processor it takes seconds.
-modprobe -a loop btrfs overlay veth bridge tun nf_tables nft_chain_nat nft_masq nft_ct nft_nat \
+modprobe -a loop btrfs overlay fuse veth bridge tun nf_tables nft_chain_nat nft_masq nft_ct nft_nat \
     nft_reject_inet nft_redir nft_fib_inet nft_connlimit
 # As systemd sets it for services.
 ulimit -Hn 524288

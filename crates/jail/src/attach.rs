@@ -98,6 +98,10 @@ pub fn attach(pid: i32, target: &Path, tree: &Tree) -> Result<(), Error> {
         });
         made.map_err(|source| step("making the folder", target, source))??;
         let found = find(&root, target)?;
+        if is_same(root.folder(), &found)? {
+            let reason = format!("leads to the whole root: {}", target.display());
+            return Err(Refused { field: "target", reason }.into());
+        }
         let both =
             MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         move_mount(&mounted, "", &found, "", both)
@@ -212,6 +216,15 @@ fn make_folder(root: &Root, target: &Path) -> Result<(), Error> {
 
 fn find(root: &Root, target: &Path) -> Result<OwnedFd, Error> {
     Ok(root.below(target)?.into_folder())
+}
+
+fn is_same(root: BorrowedFd<'_>, found: &OwnedFd) -> Result<bool, Error> {
+    let stat = |file: BorrowedFd<'_>| {
+        rustix::fs::fstat(file)
+            .map_err(|error| step("looking at", Path::new("/"), error.into()))
+            .map(|stat| (stat.st_dev, stat.st_ino))
+    };
+    Ok(stat(root)? == stat(found.as_fd())?)
 }
 
 /// Runs `act` in a thread of its own: what that does to its namespaces, ids and folder ends with

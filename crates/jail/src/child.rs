@@ -22,6 +22,11 @@ pub enum Error {
     /// The signal could not be passed on.
     #[error("sending signal {signal} to the program of the container {name}: {source}")]
     Signal { name: String, signal: i32, source: io::Error },
+    /// A killed process does not die: it is in the middle of a call of the kernel that waits for
+    /// something else, such as a file system that does not answer. It runs no more of its
+    /// program, but what it holds stays until that call returns.
+    #[error("the container {name} was killed, but {process} has not died after {waited_ms} ms")]
+    Lingers { name: String, process: String, waited_ms: u128 },
     /// Its processes could not be killed.
     #[error("killing the container {name}: {source}")]
     Kill { name: String, source: io::Error },
@@ -145,7 +150,16 @@ impl Child {
     /// # Errors
     /// When something does not die within [`KILL_MS_MAX`].
     pub fn end(mut self) -> Result<Ended, Error> {
-        self.life.finish()
+        self.end_within(Duration::from_millis(KILL_MS_MAX))
+    }
+
+    /// As [`Self::end`], but waits no longer than `limit`, and can be called again.
+    ///
+    /// # Errors
+    /// [`Error::Lingers`] when something does not die in time: nothing of the user's runs any
+    /// more, but the control group, mounts and namespaces are still there.
+    pub fn end_within(&mut self, limit: Duration) -> Result<Ended, Error> {
+        self.life.finish(limit)
     }
 
     /// Leaves the container running and forgets it: one with `end_with_caller` ends by that.
@@ -169,6 +183,8 @@ pub(crate) struct Life {
     /// Control groups of further programs.
     pub(crate) leftovers: Arc<Leftovers>,
     exit: Option<Exit>,
+    /// How it had ended before it was killed, once that was tried.
+    before: Option<Option<Exit>>,
     done: bool,
 }
 
@@ -193,6 +209,7 @@ impl Life {
             takes_execs,
             leftovers,
             exit: None,
+            before: None,
             done: false,
         }
     }
@@ -234,14 +251,18 @@ impl Life {
         Ok(self.group.kill()?)
     }
 
-    fn finish(&mut self) -> Result<Ended, Error> {
-        let exited = self.wait(WaitIdOptions::NOHANG)?;
+    fn finish(&mut self, limit: Duration) -> Result<Ended, Error> {
+        let exited = match self.before {
+            Some(before) => before,
+            None => self.wait(WaitIdOptions::NOHANG)?,
+        };
+        self.before = Some(exited);
         if exited.is_none() {
             self.kill()?;
-            let deadline = Instant::now() + Duration::from_millis(KILL_MS_MAX);
-            if !message::ready(&self.pidfd, deadline - Instant::now()).unwrap_or(false) {
-                let source = io::Error::from(io::ErrorKind::TimedOut);
-                return Err(Error::Kill { name: self.name.clone(), source });
+            if !message::ready(&self.pidfd, limit).unwrap_or(false) {
+                let process = self.group.stuck().unwrap_or_else(|| "a process".to_owned());
+                let (name, waited_ms) = (self.name.clone(), limit.as_millis());
+                return Err(Error::Lingers { name, process, waited_ms });
             }
         }
         let exit = self.wait(WaitIdOptions::NOHANG)?.unwrap_or(Exit::Signal(libc::SIGKILL));
@@ -257,8 +278,11 @@ impl Life {
 impl Drop for Life {
     fn drop(&mut self) {
         if !self.done {
-            // Nobody is there to be told; `sweep` finds what could not be removed.
-            let _ = self.finish();
+            // Nobody is there to be told; `sweep` finds what could not be removed. What has
+            // outlived one try is not waited for again.
+            let tried = self.before == Some(None);
+            let limit = if tried { Duration::ZERO } else { Duration::from_millis(KILL_MS_MAX) };
+            let _ = self.finish(limit);
         }
     }
 }

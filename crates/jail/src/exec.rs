@@ -250,6 +250,8 @@ impl Exec {
             Err(source) => return Err(failed(source)),
         };
         *exit = Some(told);
+        // From now on it is readable for good.
+        let _ = rustix::net::shutdown(&self.answer, rustix::net::Shutdown::Both);
         Ok(*exit)
     }
 

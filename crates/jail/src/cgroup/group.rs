@@ -226,7 +226,7 @@ impl Group {
     /// The files of v1's trees to which the pid of a new member is written.
     pub(crate) fn v1_members(&self) -> Result<Vec<OwnedFd>, Error> {
         let open = |path: &PathBuf| {
-            let path = path.join("cgroup.procs");
+            let path = path.join(MEMBERS);
             let file = fs::OpenOptions::new().write(true).open(&path);
             file.map(OwnedFd::from).map_err(|source| Error::Read { path, source })
         };
@@ -274,6 +274,28 @@ impl Group {
         })
     }
 
+    /// The name of a process in it that is in the middle of a call that cannot be broken off, and
+    /// where in the kernel it waits.
+    pub(crate) fn stuck(&self) -> Option<String> {
+        let top = self.v2.as_ref().or_else(|| self.v1.first())?;
+        let mut groups = vec![top.clone()];
+        collect(top, &mut groups);
+        let members = groups.iter().filter_map(|path| fs::read_to_string(path.join(MEMBERS)).ok());
+        let members = members.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>());
+        let mut stuck = members.filter_map(|pid| {
+            let process = Path::new("/proc").join(&pid);
+            let status = fs::read_to_string(process.join("status")).ok()?;
+            let waits = status.lines().any(|line| line.starts_with("State:\tD"));
+            let name = status.lines().find_map(|line| line.strip_prefix("Name:\t"))?;
+            let place = fs::read_to_string(process.join("wchan")).unwrap_or_default();
+            // Programs choose their names: no control characters for who reads this.
+            waits.then(|| format!("process {pid} ({}), in {place},", name.escape_default()))
+        });
+        // The first process of a container waits for all others, and is found last.
+        let first = stuck.next();
+        stuck.next().or(first)
+    }
+
     /// Kills what is left and removes the directories.
     ///
     /// # Errors
@@ -293,7 +315,7 @@ impl Place {
 
 /// Makes `owner` the owner of the list of members of the group at `path`.
 pub(super) fn give_members(path: &Path, owner: u32) -> Result<(), Error> {
-    let path = path.join("cgroup.procs");
+    let path = path.join(MEMBERS);
     std::os::unix::fs::chown(&path, Some(owner), None)
         .map_err(|source| Error::Give { path, source })
 }
@@ -381,7 +403,7 @@ pub(super) fn kill_all(path: &Path) -> io::Result<()> {
 }
 
 fn kill_each(path: &Path) -> io::Result<()> {
-    let members = match fs::read_to_string(path.join("cgroup.procs")) {
+    let members = match fs::read_to_string(path.join(MEMBERS)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         members => members?,
     };
@@ -429,6 +451,9 @@ fn keyed(group: &Path, file: &str, key: &str) -> Result<u64, Error> {
     let found = pairs.find(|(name, _)| *name == key).and_then(|(_, value)| value.parse().ok());
     Ok(found.unwrap_or(0))
 }
+
+/// The file with the processes of a group.
+const MEMBERS: &str = "cgroup.procs";
 
 /// The kernel's default period of a hard limit.
 const CPU_PERIOD_US: u64 = 100_000;

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::wait::WaitStatus;
 use rustix::fs::{CWD, Mode, OFlags};
-use rustix::net::Shutdown;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
@@ -44,6 +44,11 @@ impl<'a> Execs<'a> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let open = || rustix::fs::openat(CWD, "/dev/pts", flags, Mode::empty()).ok();
         let terminals = plan.takes_execs.then(open).flatten();
+        if plan.takes_execs {
+            // One for each program that runs. Without it fewer can run at once.
+            let maximum = getrlimit(Resource::Nofile).maximum;
+            let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+        }
         Self { plan, terminals, running: HashMap::new() }
     }
 
@@ -76,8 +81,6 @@ impl<'a> Execs<'a> {
         let Some(answer) = answer else { return };
         let (code, signal) = init::parts(status);
         let _ = message::send(&answer, &ExecNews::Ended { code, signal }, &[]);
-        // Also for those copies of it that a process holds which is not yet executed.
-        let _ = rustix::net::shutdown(&answer, Shutdown::Both);
     }
 
     /// The master's side of a new terminal, if one is wanted, and what the program gets.

@@ -118,6 +118,8 @@ fn links_lead_out_nowhere() {
         assert!(refused || target == "/proc/kcore", "{target}: {error}");
     }
     say(&child, "ln -s / /top");
+    let error = attach(child.pid(), Path::new("/top"), &tree).expect_err("the root");
+    assert!(error.to_string().contains("`target` leads to the whole root"), "{error}");
     assert!(matches!(detach(child.pid(), Path::new("/top")), Err(AttachError::NotAttached(_))));
     // Nor is a process of the host a container.
     let me = i32::try_from(std::process::id()).unwrap();

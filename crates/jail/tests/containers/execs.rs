@@ -74,6 +74,13 @@ fn what_cannot_be_started_is_named() {
     leaves_nothing(&ground);
 }
 
+/// Some descriptors for each of them are this process' own.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+}
+
 /// The groups of further programs that a container has now.
 fn groups_of(child: &Child) -> Vec<String> {
     let mut names: Vec<_> = std::fs::read_dir(v2_group(child)).unwrap().flatten().collect();
@@ -95,6 +102,7 @@ fn many_run_at_once() {
     let ground = Ground::new();
     let mut plan = ground.plan_for_execs();
     (plan.limits.pids, plan.limits.memory_bytes) = (2000, 512 << 20);
+    raise_open_files();
     let child = hold(&plan);
     let begin = Instant::now();
     std::thread::scope(|scope| {

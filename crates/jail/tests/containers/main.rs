@@ -7,6 +7,7 @@ mod execs;
 mod fallbacks;
 mod folders;
 mod ground;
+mod hanging;
 mod life;
 mod resources;
 mod terminals;
