@@ -284,4 +284,4 @@ pub const CONNECT_TOKENS_MAX: u64 = 1_000;
 pub const CONNECT_METADATA_BYTES_MAX: usize = 4 << 10;
 
 /// One write to a sandbox's standard input: the client sends 2 MiB (modal 1.6.4).
-pub const STDIN_BYTES_MAX: usize = 16 << 20;
+pub const STDIN_BYTES_MAX: usize = 4 << 20;

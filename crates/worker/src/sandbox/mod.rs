@@ -2,6 +2,7 @@
 
 pub(crate) mod adopt;
 pub(crate) mod folder;
+mod input;
 mod inside;
 mod life;
 pub(crate) mod link;
@@ -23,6 +24,7 @@ use crate::networks::Attached;
 use folder::{Folder, Record};
 use link::Link;
 
+pub use input::Unwritten;
 pub(crate) use life::run;
 
 /// The folder of all sandboxes, in the worker's.

@@ -16,7 +16,7 @@ use tonic::body::Body;
 use super::life::{Life, Standing};
 use super::rows;
 use super::words::{
-    Assignment, Built, CONNECTIONS, END, ENDED, FREEZE, PREPARE, START, STATE, State,
+    Assignment, Built, CONNECTIONS, END, ENDED, FREEZE, INPUT, PREPARE, Piece, START, STATE, State,
 };
 use crate::limits::SUPERVISOR_ORDER_BYTES_MAX;
 
@@ -102,6 +102,7 @@ impl Supervisor {
                 life()?.activity().set_connections(parse(&body)?);
                 json(&())
             }
+            INPUT => json(&write(&life()?, parse(&body)?).await?),
             FREEZE => json(&freeze(&life()?, parse(&body)?).await?),
             _ => Err(Refused(StatusCode::NOT_FOUND, format!("there is no {path}"))),
         }
@@ -177,6 +178,12 @@ impl Supervisor {
         let _ = tokio::task::spawn_blocking(move || drop(standing)).await;
         self.over.send_replace(true);
     }
+}
+
+async fn write(life: &Arc<Life>, piece: Piece) -> Result<(), Refused> {
+    let _busy = life.activity().busy();
+    let refused = |status: Status| conflict(status.message());
+    life.own().stdin().map_err(refused)?.append(piece).await.map_err(refused)
 }
 
 async fn freeze(life: &Arc<Life>, is_frozen: bool) -> Result<(), Refused> {

@@ -4,9 +4,12 @@
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use sha2::{Digest, Sha256};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{MutexGuard, watch};
 use tonic::Status;
+
+use super::words::Piece;
 
 /// Why nothing more can be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +41,8 @@ pub(crate) struct Stdin {
     ended: watch::Sender<bool>,
     /// An end is told to a terminal by a character.
     is_terminal: bool,
+    /// The last piece that was appended: its number, and the hash of its bytes.
+    last: tokio::sync::Mutex<Option<(u32, [u8; 32])>>,
 }
 
 /// End of file, as a terminal's default settings have it.
@@ -53,6 +58,7 @@ impl Stdin {
             streams: watch::Sender::new(0),
             ended: watch::Sender::new(false),
             is_terminal,
+            last: tokio::sync::Mutex::default(),
         }
     }
 
@@ -81,6 +87,25 @@ impl Stdin {
         let ended = self.ended.subscribe();
         self.streams.send_modify(|count| *count += usize::from(is_stream));
         Ok(Writing { stdin: self, pipe, skip, is_stream, evicted, ended })
+    }
+
+    /// Writes a piece behind all others; one that comes twice in a row is written once.
+    ///
+    /// # Errors
+    /// When it is closed.
+    pub(crate) async fn append(&self, piece: Piece) -> Result<(), Status> {
+        let mut last = self.last.lock().await;
+        let this = (piece.index, Sha256::digest(&piece.data).into());
+        if *last != Some(this) {
+            let offset = self.with(|state| state.written);
+            self.write_from(offset, false).await?.write(&piece.data).await?;
+            *last = Some(this);
+        }
+        if piece.eof {
+            let offset = self.with(|state| state.written);
+            self.write_from(offset, false).await?.eof().await?;
+        }
+        Ok(())
     }
 
     /// How many bytes were written, and whether it is closed; a stream that still writes is ended

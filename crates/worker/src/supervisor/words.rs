@@ -19,6 +19,8 @@ pub(crate) const END: &str = "/control/end";
 pub(crate) const ENDED: &str = "/control/ended";
 /// Says how many connections to its ports are open: a number to nothing.
 pub(crate) const CONNECTIONS: &str = "/control/connections";
+/// Writes to the standard input of its program: [`Piece`] to nothing.
+pub(crate) const INPUT: &str = "/control/input";
 /// Stops all its processes, or lets them go on: a flag to nothing.
 pub(crate) const FREEZE: &str = "/control/freeze";
 
@@ -61,6 +63,17 @@ pub(crate) struct OnTerminal {
     pub(crate) rows: u16,
     /// Width in characters.
     pub(crate) columns: u16,
+}
+
+/// A piece of standard input, behind those before.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Piece {
+    /// The same number with the same bytes again is the same piece.
+    pub(crate) index: u32,
+    /// The bytes.
+    pub(crate) data: bytes::Bytes,
+    /// Nothing follows.
+    pub(crate) eof: bool,
 }
 
 /// A container whose walls are up.
