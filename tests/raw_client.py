@@ -13,6 +13,7 @@ ROUTER = "/modal.task_command_router.TaskCommandRouter/"
 
 # Statuses of gRPC.
 OK, INVALID, NOT_FOUND, EXHAUSTED, OUT_OF_RANGE, UNIMPLEMENTED = 0, 3, 5, 8, 11, 12
+CONFLICT = 9
 UNAUTHENTICATED = 16
 
 

@@ -26,6 +26,10 @@ pub(crate) enum Command {
     Env(Env),
     /// Say what this machine offers, what is missing, and how to get it.
     Doctor(Doctor),
+    /// List the containers that live, those of functions and of sandboxes.
+    Ps(Ps),
+    /// Sandboxes: list them, read their output, end them.
+    Sandbox(Sandbox),
     /// Images: those that were built, and those that come from elsewhere.
     Image(Image),
     /// Import Pythons for images that have none (the client's `add_python`).
@@ -124,6 +128,59 @@ pub(crate) struct Doctor {
     /// Print JSON instead of text.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// `palisade ps`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Ps {
+    #[command(flatten)]
+    pub(crate) data: DataDir,
+    /// Print JSON, one object a line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `palisade sandbox`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Sandbox {
+    #[command(subcommand)]
+    pub(crate) command: SandboxCommand,
+}
+
+/// What to do with sandboxes.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum SandboxCommand {
+    /// List those that live, newest first.
+    List {
+        /// Ended ones, too.
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        data: DataDir,
+        /// Print JSON, one object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print what a sandbox's entrypoint has printed; of an ended one, too.
+    Logs {
+        /// The sandbox's id.
+        sandbox: String,
+        /// Go on until it has ended.
+        #[arg(long, short)]
+        follow: bool,
+        #[command(flatten)]
+        data: DataDir,
+    },
+    /// End sandboxes. Prints the ids of those that have ended.
+    Terminate {
+        /// Their ids.
+        sandboxes: Vec<String>,
+        /// All that live.
+        #[arg(long, conflicts_with = "sandboxes")]
+        all: bool,
+        #[command(flatten)]
+        data: DataDir,
+    },
 }
 
 /// `palisade image`.

@@ -1,6 +1,7 @@
 //! The binary: flags, and which role runs. It knows every crate, and none knows it.
 
 mod admin;
+mod calls;
 mod config;
 mod data;
 mod reach;
@@ -25,6 +26,8 @@ fn main() -> ExitCode {
         Command::Serve(serve) => roles::serve::run(serve),
         Command::Env(env) => roles::env::run(&env),
         Command::Doctor(doctor) => return roles::doctor::run(&doctor),
+        Command::Ps(ps) => roles::ps::run(&ps),
+        Command::Sandbox(sandbox) => roles::sandbox::run(&sandbox),
         Command::Image(image) => roles::image::run(&image),
         Command::Python(python) => roles::python::run(&python),
         Command::Client(client) => roles::client::run(&client),
