@@ -87,7 +87,6 @@ async fn open_plane(dir: &std::path::Path, world: &Arc<Simulated>) -> Result<Arc
         pythons: plane::Pythons::of(dir.join("pythons")),
         router_url: "https://127.0.0.1:1".into(),
         router_key: model::router_token::Key::new([5; 64]),
-        connect_url: None,
     };
     Ok(Plane::in_world(store, blobs, config, world.clone()))
 }
