@@ -6,8 +6,8 @@
 //! - *project quota* of the data folder's own file system (ext4 or xfs mounted with `prjquota`):
 //!   nothing to set up, nothing shared;
 //! - a *btrfs* file system of our own in a sparse file, mounted through a loop device, with a
-//!   subvolume and a quota group per container. Its contents are worth nothing after a restart:
-//!   it is made anew by each [`Disk::open`], and gives freed space back to the host;
+//!   subvolume and a quota group per container. It is made anew by each [`Disk::open`] that has
+//!   nothing to keep, and gives freed space back to the host;
 //! - *tmpfs*, whose pages count as the container's memory: a container that fills its disk then
 //!   meets its memory limit, if that is lower.
 //!
@@ -20,12 +20,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+mod error;
 mod image;
 mod mounts;
 mod probe;
 mod project;
 mod tmpfs;
 
+pub use error::{Error, PassedOver};
 use image::Image;
 use project::{Project, Removal};
 use tmpfs::Memory;
@@ -69,52 +71,8 @@ pub struct DiskConfig {
     pub only: Option<Mechanism>,
 }
 
-/// A mechanism that was not taken, for the person who runs the server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PassedOver {
-    /// Which.
-    pub mechanism: Mechanism,
-    /// Why it does not work here.
-    pub why: String,
-    /// What to do to get it.
-    pub remedy: &'static str,
-}
-
-/// Why scratch space could not be made or removed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    #[error("no disk limit can be enforced in {dir}: {}", reasons(.passed))]
-    NoMechanism { dir: PathBuf, passed: Vec<PassedOver> },
-    #[error("scratch name {0:?} is not up to 64 letters, digits, `-` and `_`")]
-    Name(String),
-    #[error("disk limit of {0} bytes is less than {SCRATCH_BYTES_MIN}")]
-    TooSmall(u64),
-    #[error("disk capacity of {bytes} bytes in {dir} is less than {min}")]
-    Capacity { dir: PathBuf, bytes: u64, min: u64 },
-    #[error("the file system of {dir} has only {free} bytes free: make room")]
-    Full { dir: PathBuf, free: u64 },
-    #[error("no {0} on this file system")]
-    Unsupported(&'static str),
-    #[error("a write of {wrote} bytes passed under a limit of {limit}")]
-    NotEnforced { wrote: u64, limit: u64 },
-    #[error("{step} {path}")]
-    Step { step: &'static str, path: PathBuf, source: io::Error },
-    #[error("run {program}: {said}")]
-    Program { program: &'static str, said: String },
-    #[error("the disk space {0} of an earlier server is lost")]
-    Lost(String),
-    #[error("disk is closed")]
-    Closed,
-}
-
 /// What this module's functions return.
 pub type Result<T> = std::result::Result<T, Error>;
-
-fn reasons(passed: &[PassedOver]) -> String {
-    let reason = |passed: &PassedOver| format!("{}: {}", passed.mechanism, passed.why);
-    passed.iter().map(reason).collect::<Vec<_>>().join("; ")
-}
 
 /// Names the step and the path of a failed call.
 fn at(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
@@ -168,9 +126,9 @@ impl Disk {
         Self::open_keeping(config, &[])
     }
 
-    /// As [`Self::open`], but the scratch space of these names stays: what stands on it has outlived
-    /// the server that made it. [`Self::adopt`] takes it over. If the mechanism of that server
-    /// cannot be gone on with, all of it is lost, and `adopt` says so.
+    /// As [`Self::open`], but the scratch space of these names stays: what stands on it has
+    /// outlived the server that made it. [`Self::adopt`] takes it over. If the mechanism of that
+    /// server cannot be gone on with, all of it is lost, and `adopt` says so.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -263,8 +221,8 @@ impl Disk {
     }
 
     /// Removes everything, but for what was left ([`Scratch::leave`]): without such, mounts, loop
-    /// devices and `dir` are afterwards as before [`Disk::open`]. Overlays on scratch space must be unmounted, and removals have returned,
-    /// before. Closing twice is fine.
+    /// devices and `dir` are afterwards as before [`Disk::open`]. Overlays on scratch space must be
+    /// unmounted, and removals have returned, before. Closing twice is fine.
     ///
     /// # Errors
     /// The first thing that could not be removed.

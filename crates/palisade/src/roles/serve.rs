@@ -268,7 +268,7 @@ fn secrets(plane: &Arc<Plane>) -> Arc<worker::router::SecretsFn> {
             for id in ids {
                 // One at a time: what stands between them in the request is kept in its place.
                 let secret = plane.secrets_for(&task, std::slice::from_ref(&id)).await;
-                match secret.map_err(|error| plane::api::refusal::Refusal::from(error))? {
+                match secret.map_err(plane::api::refusal::Refusal::from)? {
                     Some(Ok(variables)) => found.push(variables),
                     Some(Err(_)) | None => {
                         return Err(plane::api::refusal::Refusal::not_found("secret", id).into());

@@ -167,7 +167,7 @@ fn spawn(worker: &Worker, folder: &Folder) -> Result<(), Error> {
         .arg0(MARK)
         .args([folder.path().as_os_str(), worker.supervisor_cgroup().as_ref()])
         .env_clear()
-        // One arena for all threads, and little that is kept free in it: there are many supervisors.
+        // One arena for all threads, and little that is kept free in it: supervisors are many.
         .env("MALLOC_ARENA_MAX", "1")
         .env("MALLOC_TRIM_THRESHOLD_", "65536")
         .current_dir("/")

@@ -425,8 +425,8 @@ impl Life {
         on_terminal: Option<Exit>,
         program: &AsyncFd<OwnedFd>,
     ) -> End {
-        let is_natural = matches!(cause, Cause::Program) && on_terminal.is_none();
-        while !is_natural {
+        let mut is_over = matches!(cause, Cause::Program) && on_terminal.is_none();
+        while !is_over {
             let life = self.clone();
             let killed = tokio::task::spawn_blocking(move || {
                 let child = life.child.read().unwrap_or_else(PoisonError::into_inner);
@@ -435,9 +435,7 @@ impl Life {
             if let Ok(Err(error)) = killed.await {
                 tracing::error!(%error, "a sandbox cannot be killed: it is tried again");
             }
-            if tokio::time::timeout(END_PAUSE, program.readable()).await.is_ok() {
-                break;
-            }
+            is_over = tokio::time::timeout(END_PAUSE, program.readable()).await.is_ok();
         }
         let life = self.clone();
         let ended = tokio::task::spawn_blocking(move || {
