@@ -44,6 +44,10 @@ pub(crate) const DIAL_MAX: Duration = Duration::from_secs(10);
 /// A tunnel's connection that carries nothing for so long is closed.
 pub const SILENCE_MAX: Duration = Duration::from_secs(3_600);
 
+/// The same once one side has said that it sends no more: it may be gone altogether, which nobody
+/// can tell from that.
+pub const HALF_CLOSED_MAX: Duration = Duration::from_secs(60);
+
 /// Bytes of a tunnel's connection that are on their way in one direction.
 pub(crate) const COPY_BYTES_MAX: usize = 16 << 10;
 

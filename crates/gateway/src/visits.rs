@@ -2,6 +2,7 @@
 //! tokens. A sandbox's inbound rule, its limits and its idle time are kept here, for both.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +13,7 @@ use futures::future::BoxFuture;
 use ipnet::IpNet;
 use model::TaskId;
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -64,14 +65,9 @@ pub(crate) struct Sandbox {
     pub(crate) tasks: TaskTracker,
     /// The ports of the host that it has.
     pub(crate) ports: tokio::sync::Mutex<Vec<(Purpose, u16)>>,
-    uses: Mutex<Uses>,
-}
-
-/// Connections that keep a sandbox from being idle.
-#[derive(Debug, Default)]
-struct Uses {
-    now: usize,
-    last: Option<Instant>,
+    /// Connections that keep it from being idle.
+    uses: watch::Sender<usize>,
+    last: Mutex<Option<Instant>>,
 }
 
 /// A connection into a sandbox: it takes room as long as it lives, and keeps the sandbox from being
@@ -92,8 +88,9 @@ impl Visits {
     }
 
     /// A sandbox lives: it can be reached from the ranges `inbound`; none is listed: from anywhere.
-    /// Said again of one that lives, it changes nothing.
-    pub fn begin(&self, task: &TaskId, inbound: &[IpNet]) {
+    /// Answers with the number of connections that are in use, to watch until the sandbox ends.
+    /// Said again of one that lives, it changes nothing, and answers with nothing.
+    pub fn begin(&self, task: &TaskId, inbound: &[IpNet]) -> Option<watch::Receiver<usize>> {
         let sandbox = || Sandbox {
             task: task.clone(),
             inbound: inbound.to_vec(),
@@ -101,9 +98,19 @@ impl Visits {
             ended: CancellationToken::new(),
             tasks: TaskTracker::new(),
             ports: tokio::sync::Mutex::default(),
-            uses: Mutex::default(),
+            uses: watch::Sender::new(0),
+            last: Mutex::default(),
         };
-        self.lock().entry(task.clone()).or_insert_with(|| Arc::new(sandbox()));
+        match self.lock().entry(task.clone()) {
+            Entry::Occupied(_) => None,
+            Entry::Vacant(free) => Some(free.insert(Arc::new(sandbox())).uses.subscribe()),
+        }
+    }
+
+    /// Closes all listeners and connections: the server ends, and sandboxes go on without it.
+    pub async fn close(&self) {
+        let tasks: Vec<_> = self.lock().keys().cloned().collect();
+        futures::future::join_all(tasks.iter().map(|task| self.end(task))).await;
     }
 
     /// A sandbox has ended: its listeners and connections are closed when this returns.
@@ -116,14 +123,16 @@ impl Visits {
 
     /// Connections into it that are in use: those of tunnels, and those that showed a token.
     pub fn active(&self, task: &TaskId) -> usize {
-        self.find(task).map_or(0, |sandbox| sandbox.uses().now)
+        self.find(task).map_or(0, |sandbox| *sandbox.uses.borrow())
     }
 
     /// When a connection into it was last in use: now, if one is. None: there was none.
     pub fn last_active(&self, task: &TaskId) -> Option<Instant> {
         let sandbox = self.find(task)?;
-        let uses = sandbox.uses();
-        if uses.now > 0 { Some(Instant::now()) } else { uses.last }
+        if *sandbox.uses.borrow() > 0 {
+            return Some(Instant::now());
+        }
+        *sandbox.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn find(&self, task: &TaskId) -> Option<Arc<Sandbox>> {
@@ -151,10 +160,6 @@ impl Visits {
 }
 
 impl Sandbox {
-    fn uses(&self) -> std::sync::MutexGuard<'_, Uses> {
-        self.uses.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Whether its inbound rule lists a peer. On a socket for both families an address of IPv4
     /// arrives as one of IPv6.
     pub(crate) fn lets_in(&self, peer: IpAddr) -> bool {
@@ -167,7 +172,7 @@ impl Visit {
     /// The peer has shown that it means this sandbox: by a handshake, or by a token.
     pub(crate) fn use_it(&self) {
         if !self.is_used.swap(true, Ordering::Relaxed) {
-            self.sandbox.uses().now += 1;
+            self.sandbox.uses.send_modify(|count| *count += 1);
         }
     }
 
@@ -207,9 +212,9 @@ impl Visit {
 impl Drop for Visit {
     fn drop(&mut self) {
         if *self.is_used.get_mut() {
-            let mut uses = self.sandbox.uses();
-            uses.now -= 1;
-            uses.last = Some(Instant::now());
+            let mut last = self.sandbox.last.lock().unwrap_or_else(PoisonError::into_inner);
+            *last = Some(Instant::now());
+            self.sandbox.uses.send_modify(|count| *count -= 1);
         }
     }
 }

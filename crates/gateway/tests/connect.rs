@@ -54,7 +54,7 @@ impl World {
         let connects = Connects::new(visits.clone(), ports, speech, resolve);
         let task = TaskId::new([7; 16]);
         let inbound: Vec<_> = inbound.iter().map(|range| range.parse().unwrap()).collect();
-        visits.begin(&task, &inbound);
+        let _ = visits.begin(&task, &inbound);
         let port = connects.open(&task, None).await.unwrap();
         let address = SocketAddr::new(LOOPBACK, port);
         let world = Self { _dir: dir, identity, visits, connects, task, address, tokens };
@@ -289,7 +289,7 @@ async fn the_port_is_kept() {
     let again = world.connects.open(&world.task, None).await.unwrap();
     assert_eq!(again, world.address.port());
     let other = World::new(&[]).await;
-    other.visits.begin(&TaskId::new([9; 16]), &[]);
+    let _ = other.visits.begin(&TaskId::new([9; 16]), &[]);
     let taken = other.connects.open(&TaskId::new([9; 16]), Some(again)).await.unwrap_err();
     let text = taken.to_string();
     assert!(text.contains("connect tokens") && text.contains(&again.to_string()), "{text}");

@@ -15,7 +15,7 @@ use gateway::tunnel::{TunnelSpec, Tunnels};
 use gateway::visits::Visits;
 use http::Request;
 use http_body_util::Full;
-use inside::{EMPTY, Inside, RAW, WEB};
+use inside::{DEAF, EMPTY, Inside, RAW, WEB};
 use ipnet::IpNet;
 use model::TaskId;
 use model::sandbox::TunnelKind::{self, Encrypted, Http2, Plain};
@@ -42,7 +42,7 @@ impl World {
         let tunnels = Tunnels::new(visits.clone(), ports, &identity);
         let task = TaskId::new([7; 16]);
         let inbound: Vec<IpNet> = inbound.iter().map(|range| range.parse().unwrap()).collect();
-        visits.begin(&task, &inbound);
+        let _ = visits.begin(&task, &inbound);
         Self { _dir: dir, identity, visits, tunnels, task }
     }
 
@@ -306,4 +306,18 @@ async fn silence_ends_a_connection() {
     let lasted = began.elapsed();
     let hour = Duration::from_secs(3_600);
     assert!(lasted > hour - Duration::from_secs(1) && lasted < hour * 2, "{lasted:?}");
+}
+
+/// A peer that is gone looks like one that only listens: it does not keep a sandbox awake for long.
+#[tokio::test(start_paused = true)]
+async fn a_half_closed_connection_ends_sooner() {
+    let world = World::new(&[], None).await;
+    let address = world.open(DEAF, Plain).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"word").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let began = tokio::time::Instant::now();
+    let _ = stream.read(&mut [0]).await;
+    let lasted = began.elapsed().as_secs();
+    assert!((59..=61).contains(&lasted), "{lasted} s");
 }

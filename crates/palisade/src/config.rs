@@ -105,6 +105,9 @@ pub(crate) struct Reach {
     /// The certificate's private key (PEM, without a password).
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub(crate) tls_key: Option<PathBuf>,
+    /// Ports of this machine for those of sandboxes, as 20000-20999. Unset: any that is free.
+    #[arg(long, value_name = "LOW-HIGH")]
+    pub(crate) tunnel_ports: Option<gateway::host_ports::PortRange>,
     /// Take plaintext beyond loopback, too: whoever sees the traffic has the token.
     #[arg(long)]
     pub(crate) insecure: bool,

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use gateway::host_ports::HostPorts;
 use gateway::tls::Identity;
 use gateway::{Port, Speech};
 
@@ -20,6 +21,9 @@ const NAMES: [&str; 4] = ["localhost", "127.0.0.1", "::1", "172.21.0.1"];
 pub(crate) struct Reach {
     pub(crate) port: Port,
     pub(crate) speech: Speech,
+    pub(crate) identity: Identity,
+    /// Where ports of sandboxes are.
+    pub(crate) host_ports: HostPorts,
     /// Without a slash at the end.
     pub(crate) url: String,
     pub(crate) ca_file: Option<PathBuf>,
@@ -48,7 +52,8 @@ impl Reach {
         let url = format!("{scheme}://{}:{number}", bracketed(&host));
         let ca_file = identity.ca().map(Path::to_owned);
         let ca_bundle = ca_file.as_deref().map(bundle).transpose()?;
-        Ok(Self { port, speech, url, ca_file, ca_bundle })
+        let host_ports = HostPorts { address: listen.ip(), range: flags.tunnel_ports };
+        Ok(Self { port, speech, identity, host_ports, url, ca_file, ca_bundle })
     }
 }
 

@@ -5,6 +5,9 @@ use std::time::Duration;
 /// Output of a container that is read at a time.
 pub(crate) const LOG_CHUNK_BYTES_MAX: usize = 32 << 10;
 
+/// How long a program in a sandbox may take to accept a connection.
+pub(crate) const DIAL_MAX: Duration = Duration::from_secs(10);
+
 /// Connections of one container to its door at the same time.
 pub(crate) const DOOR_CONNECTIONS_MAX: usize = 64;
 

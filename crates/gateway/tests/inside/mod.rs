@@ -19,6 +19,9 @@ pub(crate) const WEB: u16 = 8080;
 /// A server that sends back what it gets, and says `end.` after the peer's end.
 pub(crate) const RAW: u16 = 7000;
 
+/// A server that takes everything, and neither answers nor closes.
+pub(crate) const DEAF: u16 = 6000;
+
 /// Nobody listens here.
 pub(crate) const EMPTY: u16 = 9;
 
@@ -27,18 +30,25 @@ pub(crate) const EMPTY: u16 = 9;
 pub(crate) struct Inside {
     web: SocketAddr,
     raw: SocketAddr,
+    deaf: SocketAddr,
     empty: SocketAddr,
 }
 
 impl Inside {
     pub(crate) async fn start() -> Self {
         let bind = || TcpListener::bind("127.0.0.1:0");
-        let (web, raw, empty) = tokio::try_join!(bind(), bind(), bind()).unwrap();
+        let (web, raw, deaf, empty) = tokio::try_join!(bind(), bind(), bind(), bind()).unwrap();
         let address = |listener: &TcpListener| listener.local_addr().unwrap();
-        let inside = Self { web: address(&web), raw: address(&raw), empty: address(&empty) };
+        let inside = Self {
+            web: address(&web),
+            raw: address(&raw),
+            deaf: address(&deaf),
+            empty: address(&empty),
+        };
         drop(empty);
         tokio::spawn(serve_web(web));
         tokio::spawn(serve_raw(raw));
+        tokio::spawn(serve_deaf(deaf));
         inside
     }
 
@@ -47,10 +57,18 @@ impl Inside {
             let address = match port {
                 WEB => self.web,
                 RAW => self.raw,
+                DEAF => self.deaf,
                 _ => self.empty,
             };
             Box::pin(TcpStream::connect(address))
         })
+    }
+}
+
+async fn serve_deaf(listener: TcpListener) {
+    let mut held = Vec::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        held.push(stream);
     }
 }
 

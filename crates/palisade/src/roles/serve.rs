@@ -25,6 +25,7 @@ use crate::config::Serve;
 use crate::data::{Access, Data, PYTHONS, Token};
 use crate::reach::Reach;
 use crate::say;
+use crate::ways::Ways;
 
 /// The port at which a container finds its own blobs, on its own loopback address.
 const BLOB_PORT_INSIDE: u16 = 61_017;
@@ -139,6 +140,7 @@ struct Server {
     plane: Arc<Plane>,
     worker: Arc<Worker>,
     networks: Arc<Networks>,
+    ways: Ways,
     worker_id: WorkerId,
     tables: Arc<[RpcTable]>,
     work: JoinSet<()>,
@@ -149,12 +151,12 @@ async fn until_told(serve: &Serve, data: &Data) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let reach = Reach::open(serve.listen, &serve.reach, data).await?;
-    let mut server = start(serve, data, &reach.url).await?;
+    let mut server = start(serve, data, &reach).await?;
     let token = first_start(&server.plane.store, data, &server.plane).await?;
     let routes = routes(&server.plane, &server.tables, Transport::Port)
         .merge(worker::router::service(server.worker.clone(), secrets(&server.plane)));
     let plane = server.plane.clone();
-    let Reach { port, speech, url, ca_file, ca_bundle } = reach;
+    let Reach { port, speech, url, ca_file, ca_bundle, .. } = reach;
     server.work.spawn(async move { port.serve(routes, &speech, plane.closed()).await });
     data.put_access(&Access {
         server_url: url.clone(),
@@ -176,12 +178,12 @@ async fn until_told(serve: &Serve, data: &Data) -> Result<()> {
     Ok(())
 }
 
-async fn start(serve: &Serve, data: &Data, url: &str) -> Result<Server> {
+async fn start(serve: &Serve, data: &Data, reach: &Reach) -> Result<Server> {
     let store = Store::open(&data.path("palisade.db")).await?;
     let bytes_max = serve.payload_bytes_max;
     let blobs = blobs::Local::open_limited(data.path("blobs"), bytes_max).await?;
     let config = plane::Config {
-        gateway_url: url.to_owned(),
+        gateway_url: reach.url.clone(),
         blob_port_inside: BLOB_PORT_INSIDE,
         payload_bytes_max: bytes_max,
         defaults: Defaults {
@@ -192,7 +194,7 @@ async fn start(serve: &Serve, data: &Data, url: &str) -> Result<Server> {
         },
         pythons: plane::Pythons::of(data.path(PYTHONS)),
         // Some clients take no other scheme: the port tells TLS by its first byte.
-        router_url: url.replacen("http://", "https://", 1),
+        router_url: reach.url.replacen("http://", "https://", 1),
         router_key: data.router_key()?,
     };
     let plane = Plane::new(store, blobs.clone(), config);
@@ -223,6 +225,9 @@ async fn start(serve: &Serve, data: &Data, url: &str) -> Result<Server> {
         tokio::task::spawn_blocking(open).await??
     };
     tracing::info!(mechanism = %worker.disk().mechanism(), "disk limit of containers");
+    let Reach { identity, speech, host_ports, .. } = reach;
+    let ways = Ways::new(&plane, &worker, *host_ports, identity, speech.clone());
+    plane.set_reach(Arc::new(ways.clone()));
     plane.fleet.join(worker_id.clone(), capacity, order);
     let mut work = JoinSet::new();
     work.spawn(plane::reports::run(plane.clone(), reports));
@@ -235,7 +240,7 @@ async fn start(serve: &Serve, data: &Data, url: &str) -> Result<Server> {
     let tools = Tools { store: plane.store.clone(), builder: worker.builder().clone() };
     let (desk, closing) = (Desk::open(data)?, plane.clone());
     work.spawn(async move { desk.serve(tools, closing.closed()).await });
-    Ok(Server { plane, worker, networks, worker_id, tables, work, agent })
+    Ok(Server { plane, worker, networks, ways, worker_id, tables, work, agent })
 }
 
 /// What stands behind a container's door: the same routes, as that container.
@@ -282,13 +287,14 @@ fn secrets(plane: &Arc<Plane>) -> Arc<worker::router::SecretsFn> {
 
 /// Takes no work, ends containers, closes files.
 async fn stop(server: Server) {
-    let Server { plane, worker, networks, worker_id, mut work, agent, .. } = server;
+    let Server { plane, worker, networks, ways, worker_id, mut work, agent, .. } = server;
     plane.close();
     // Without a sender the agent's orders end, and it ends what runs.
     plane.fleet.leave(&worker_id);
     if agent.await.is_err() {
         tracing::error!("the worker's agent died");
     }
+    ways.close().await;
     let closing = worker.clone();
     if tokio::task::spawn_blocking(move || closing.close()).await.is_err() {
         tracing::error!("the worker could not be closed");

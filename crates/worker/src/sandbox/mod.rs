@@ -9,6 +9,7 @@ pub(crate) mod link;
 mod output;
 mod start;
 pub(crate) mod tools;
+mod visits;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
