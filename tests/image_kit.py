@@ -1,11 +1,14 @@
 """What tests of images share: a build's log, the layers that are stored, packages to install."""
 
 import asyncio
+import io
 import json
 import subprocess
+import tarfile
 import zipfile
 from pathlib import Path
 
+import pip
 from modal_proto import api_pb2
 
 import raw_client
@@ -84,3 +87,32 @@ def package_index() -> str | None:
     command = ["/usr/bin/env", "python3", "-m", "pip", "config", "get", "global.index-url"]
     said = subprocess.run(command, capture_output=True, text=True).stdout.strip()
     return said or None
+
+
+def python_archive(path: Path, links=("python", "python3")) -> None:
+    """An archive as those of python-build-standalone, of this host's Python 3.11 and this pip.
+
+    `links` are those beside the program; releases before October 2024 have no `python`.
+    """
+    program, library = Path("/usr/bin/python3.11"), Path("/usr/lib/python3.11")
+    assert program.exists(), "tests take this Python from Debian 12: apt install python3.11"
+
+    def wanted(info: tarfile.TarInfo):
+        parts = Path(info.name).parts
+        skipped = {"test", "idlelib", "tkinter", "ensurepip", "lib2to3", "EXTERNALLY-MANAGED"}
+        return None if skipped & set(parts) or "config-3.11" in info.name else info
+
+    with tarfile.open(path, "w:gz", compresslevel=1) as archive:
+        archive.add(program, "python/bin/python3.11")
+        archive.add(library, "python/lib/python3.11", filter=wanted)
+        # Where Debian's Python looks below any prefix.
+        packages = "python/lib/python3.11/dist-packages"
+        for name in links:
+            link = tarfile.TarInfo(f"python/bin/{name}")
+            link.type, link.linkname = tarfile.SYMTYPE, "python3.11"
+            archive.addfile(link)
+        archive.add(Path(pip.__file__).parent, f"{packages}/pip")
+        text = b"WHERE = 'imported'\n"
+        module = tarfile.TarInfo("python/lib/python3.11/palisade_marker.py")
+        module.size, module.mode, module.mtime = len(text), 0o640, 1_600_000_000
+        archive.addfile(module, io.BytesIO(text))

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import tarfile
 import time
+from collections import Counter
 from pathlib import Path
 
 USER, PASSWORD = "me", "open sesame"
@@ -48,9 +49,9 @@ class Registry:
         """What it was asked for."""
         return self._log.read_text()
 
-    def pulled_layers(self) -> int:
-        """How often a blob was asked for."""
-        return len(re.findall(r'"GET /v2/[^ ]*/blobs/', self.log()))
+    def pulled(self) -> Counter[str]:
+        """How often each blob was asked for: layers, and configurations."""
+        return Counter(re.findall(r'"GET /v2/[^ ]*/blobs/(sha256:[0-9a-f]+)', self.log()))
 
     def push(self, layout: Path, name: str) -> str:
         """Pushes the image of an OCI layout; returns its reference."""
@@ -64,6 +65,14 @@ class Registry:
         """Ends it."""
         self.process.terminate()
         self.process.wait(20)
+
+
+def layers_of(layout: Path) -> set[str]:
+    """The digests of the layers of an OCI layout's image."""
+    index = json.loads((layout / "index.json").read_text())
+    digest = index["manifests"][0]["digest"].removeprefix("sha256:")
+    manifest = json.loads((layout / "blobs/sha256" / digest).read_text())
+    return {layer["digest"] for layer in manifest["layers"]}
 
 
 def layout(folder: Path, layers: list[dict[str, bytes]], **config) -> Path:

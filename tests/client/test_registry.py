@@ -1,61 +1,15 @@
 """Images from a real registry: open, with a password, behind a mirror; and what cannot be had."""
 
-import shutil
 import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-import serving
-from registry import PASSWORD, USER, Registry, layout
+from registry import PASSWORD, USER, layout
 from serving import MODAL
 
 pytestmark = pytest.mark.usefixtures("warm")
-
-
-@pytest.fixture(scope="module")
-def exported(server, modal, tmp_path_factory):
-    """A base image with Python, as an OCI layout."""
-    app = modal.App.lookup("export", create_if_missing=True)
-    image = modal.Image.from_registry("python:3.11-slim-bookworm").build(app)
-    folder = tmp_path_factory.mktemp("export") / "python"
-    server.palisade("image", "export", folder, image.object_id)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def open_registry(exported, tmp_path_factory):
-    """A registry for everybody, with a Python image and a small one."""
-    registry = Registry(tmp_path_factory.mktemp("registry") / "open")
-    registry.push(exported, "team/python:3.11")
-    yield registry
-    registry.stop()
-
-
-@pytest.fixture(scope="module")
-def closed_registry(exported, tmp_path_factory):
-    """A registry that wants a password."""
-    registry = Registry(tmp_path_factory.mktemp("registry") / "closed", closed=True)
-    registry.push(exported, "team/python:3.11")
-    yield registry
-    registry.stop()
-
-
-@pytest.fixture(scope="module")
-def registry_server(open_registry, server, tmp_path_factory):
-    """A server that has pulled nothing, and asks the open registry instead of two others."""
-    data = server.data_dir.parent / "registry-server"
-    shutil.rmtree(data, ignore_errors=True)
-    data.mkdir()
-    serving.share_images(server.data_dir, data)
-    mirror = f"=http://{open_registry.host}"
-    flags = ["--registry-mirror", f"docker.io{mirror}", "--registry-mirror", f"ghcr.io{mirror}"]
-    log = tmp_path_factory.mktemp("log") / "server.log"
-    made = serving.Server(data, log, flags).start()
-    yield made
-    assert made.stop() == 0, made.last_words()
-    shutil.rmtree(data)
 
 
 PROGRAM = '''
@@ -82,17 +36,17 @@ def test_an_image_is_pulled_once(registry_server, open_registry):
     reference, mark = f"{open_registry.host}/team/python:3.11", uuid.uuid4().hex
     image = f'image = modal.Image.from_registry("{reference}")'
     image += f'.run_commands("mkdir -p /made/{mark}")'
-    before = open_registry.pulled_layers()
+    before = open_registry.pulled().total()
     with ThreadPoolExecutor() as pool:
         both = list(pool.map(lambda _: run(registry_server, image), range(2)))
     for done in both:
         assert f"found ((3, 11), ['{mark}'])" in done.stdout, done.stdout + done.stderr
-    pulled = open_registry.pulled_layers() - before
+    pulled = open_registry.pulled().total() - before
     # A configuration and the layers, each once.
     assert 2 <= pulled <= 3, open_registry.log()
     done = run(registry_server, image.replace("mkdir", "mkdir -v"))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert open_registry.pulled_layers() - before == pulled, "the layers are there"
+    assert open_registry.pulled().total() - before == pulled, "the layers are there"
 
 
 def test_a_password_comes_from_a_secret_and_opens_for_nobody_else(

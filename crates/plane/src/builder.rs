@@ -42,7 +42,8 @@ pub async fn tick(plane: &Arc<Plane>) -> Result<(), store::Error> {
     Ok(())
 }
 
-fn registry_auth(mut secret: Secret) -> Option<RegistryAuth> {
+/// What of a secret opens a registry.
+pub(crate) fn registry_auth(mut secret: Secret) -> Option<RegistryAuth> {
     let username = secret.env.remove(REGISTRY_USERNAME)?;
     let password = secret.env.remove(REGISTRY_PASSWORD)?;
     Some(RegistryAuth { username, password })
@@ -76,9 +77,11 @@ async fn hand_over(plane: &Arc<Plane>, image: Image) -> Result<(), store::Error>
         };
     }
     for id in &image.build.secrets {
-        if let Some(secret) = secrets::get(&mut tx, &scope, id).await? {
-            build.secret_env.extend(secret.env);
-        }
+        let Some(secret) = secrets::get(&mut tx, &scope, id).await? else {
+            let failure = format!("the secret `{id}` is gone: build it again");
+            return fail(tx, image, failure, plane.now()).await;
+        };
+        build.secret_env.extend(secret.env);
     }
     if let Some(id) = &image.build.registry_secret {
         let secret = secrets::get(&mut tx, &scope, id).await?;

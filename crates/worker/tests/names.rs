@@ -18,7 +18,7 @@ use network_world::{BEYOND, Container, World, soon};
 use network_world::{assert_unchanged, snapshot, with_world};
 use tokio::runtime::Runtime;
 use worker::net::dns::{Registration, Resolver, ResolverConfig};
-use zone::{ask, read_framed, serve_zone, write_framed};
+use zone::{Asked, ask, read_framed, serve_zone, write_framed};
 
 const DNS_PORT: u16 = 5_300;
 /// A host with a fabric and a resolver.
@@ -27,13 +27,14 @@ struct Host {
     fabric: Arc<Fabric>,
     resolver: Resolver,
     resolv_conf: PathBuf,
+    asked: Asked,
     _dir: tempfile::TempDir,
 }
 
 fn with_host(test: impl FnOnce(&World, &Host) + Send) {
     with_world(true, |world| {
         let before = snapshot();
-        serve_zone(world);
+        let asked = serve_zone(world);
         let runtime = Runtime::new().expect("runtime");
         let config = FabricConfig {
             table: "palisade".into(),
@@ -51,7 +52,7 @@ fn with_host(test: impl FnOnce(&World, &Host) + Send) {
         };
         let resolver =
             runtime.block_on(Resolver::start(config, Arc::clone(&fabric))).expect("start");
-        let host = Host { runtime, fabric, resolver, resolv_conf, _dir: dir };
+        let host = Host { runtime, fabric, resolver, resolv_conf, asked, _dir: dir };
         test(world, &host);
         let start = Instant::now();
         host.runtime.block_on(host.resolver.stop());
@@ -225,26 +226,40 @@ fn strangers_and_junk_get_no_answer_and_do_no_harm() {
     });
 }
 
+/// Asks more than one container may have waiting, for names that nobody answers; gives the name
+/// of the first reply. Without a limit that is one of those that were asked, given up.
+fn flood(loud: &Guest, round: usize) -> String {
+    loud.container.run(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
+        socket.connect(loud.gateway).expect("connect");
+        socket.set_read_timeout(Some(Duration::from_secs(30))).expect("timeout");
+        for n in 0..400 {
+            let asked = ask(&format!("silent-{round}-{n}.test."), RecordType::A);
+            socket.send(&asked.to_vec().expect("encode")).expect("send");
+        }
+        let mut buffer = [0; 512];
+        let len = socket.recv(&mut buffer).expect("what is over the limit is refused");
+        let reply = Message::from_vec(&buffer[..len]).expect("decode");
+        assert_eq!(reply.metadata.response_code, ResponseCode::ServFail);
+        reply.queries[0].name.to_lowercase().to_ascii()
+    })
+}
+
 #[test]
 fn one_container_that_floods_does_not_stop_the_others() {
     with_host(|_, host| {
         let (loud, quiet) = (Guest::new(host, &[]), Guest::new(host, &[]));
-        let refused = loud.container.run(|| {
-            let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
-            socket.connect(loud.gateway).expect("connect");
-            socket.set_read_timeout(Some(soon())).expect("timeout");
-            for _ in 0..400 {
-                let asked = ask("silent.test.", RecordType::A);
-                socket.send(&asked.to_vec().expect("encode")).expect("send");
-            }
-            let mut buffer = [0; 512];
-            let len = socket.recv(&mut buffer).expect("the last ones are refused at once");
-            Message::from_vec(&buffer[..len]).expect("decode").metadata.response_code
+        // On a machine with other work a thread may wait for its turn as long as an answer may
+        // take: the fastest of a few counts.
+        let is_fast = (0..5).any(|round| {
+            let refused = flood(&loud, round);
+            let asked = host.asked.lock().expect("lock").clone();
+            assert!(!asked.contains(&refused), "{refused} was asked, and given up");
+            let start = Instant::now();
+            assert_eq!(quiet.addresses("public.test."), ["203.0.113.9"]);
+            start.elapsed() < soon()
         });
-        assert_eq!(refused, ResponseCode::ServFail);
-        let start = Instant::now();
-        assert_eq!(quiet.addresses("public.test."), ["203.0.113.9"]);
-        assert!(start.elapsed() < soon(), "{:?}", start.elapsed());
+        assert!(is_fast, "no answer within {:?}", soon());
     });
 }
 

@@ -1,5 +1,6 @@
 //! Images: asked for layer by layer, built once, followed by their log.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::Stream;
@@ -10,6 +11,7 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 use store::images::{self, Image, Phase};
 use store::inputs::Carried;
+use store::secrets::Secret;
 use store::{Db, Hint, Tx, functions, image_names, mounts, secrets};
 use wire::client as pb;
 
@@ -18,7 +20,7 @@ use super::logs::{place, text};
 use super::outcome::carried;
 use super::poll::Poll;
 use super::refusal::Refusal;
-use crate::builder::{REGISTRY_PASSWORD, REGISTRY_USERNAME};
+use crate::builder::{REGISTRY_PASSWORD, REGISTRY_USERNAME, registry_auth};
 use crate::limits::{BUILD_CHAIN_MAX, LOG_ENTRIES_MAX, POLL_MAX};
 
 /// What an image definition may say that cannot be had here.
@@ -61,7 +63,7 @@ async fn registry_secret(
     cx: &Cx<Member>,
     tx: &mut Tx,
     config: Option<&pb::ImageRegistryConfig>,
-) -> Result<Option<SecretId>, Refusal> {
+) -> Result<Option<Secret>, Refusal> {
     use pb::RegistryAuthType as Kind;
     let Some(config) = config else { return Ok(None) };
     let refuse = |why: &str| Err(Refusal::invalid("image.image_registry_config", why));
@@ -83,7 +85,17 @@ async fn registry_secret(
             return refuse(&format!("the secret lacks `{name}`: a registry is asked with both"));
         }
     }
-    Ok(Some(secret.id))
+    Ok(Some(secret))
+}
+
+/// The values that a build is told: they decide what comes of it, not under which ids they are
+/// kept. A secret that is written into a program has another id each time that it runs.
+#[derive(Default)]
+struct Told {
+    /// Variables of its commands.
+    secrets: Vec<BTreeMap<String, String>>,
+    /// The user's name and the password that open its registry.
+    registry: Option<(String, String)>,
 }
 
 /// The function whose run makes the image, and its arguments.
@@ -119,7 +131,7 @@ async fn build_spec(
     tx: &mut Tx,
     req: &pb::ImageGetOrCreateRequest,
     image: pb::Image,
-) -> Result<(BuildSpec, Option<ImageId>), Refusal> {
+) -> Result<(BuildSpec, Option<ImageId>, Told), Refusal> {
     let base = match image.base_images.first() {
         Some(base) => Some(find(cx, tx, &base.image_id).await?.id),
         None => None,
@@ -130,13 +142,18 @@ async fn build_spec(
             .await?
             .ok_or_else(|| Refusal::not_found("mount", id))?,
     };
-    let mut secret_ids = Vec::new();
+    let (mut secret_ids, mut told) = (Vec::new(), Told::default());
     for id in &image.secret_ids {
         let id = SecretId::parse(id)?;
         let known = secrets::get(tx, cx.scope(), &id).await?;
-        secret_ids.push(known.ok_or_else(|| Refusal::not_found("secret", &id))?.id);
+        let secret = known.ok_or_else(|| Refusal::not_found("secret", &id))?;
+        secret_ids.push(secret.id);
+        told.secrets.push(secret.env);
     }
     let registry_secret = registry_secret(cx, tx, image.image_registry_config.as_ref()).await?;
+    let registry_id = registry_secret.as_ref().map(|secret| secret.id.clone());
+    let auth = registry_secret.and_then(registry_auth);
+    told.registry = auth.map(|auth| (auth.username, auth.password));
     let build = image.build_function.as_ref();
     let function = function_build(cx, tx, &req.build_function_id, build).await?;
     if function.is_some() && base.is_none() {
@@ -152,12 +169,12 @@ async fn build_spec(
         context_inline: inline.collect(),
         secrets: secret_ids,
         secret_env: Vec::new(),
-        registry_secret,
+        registry_secret: registry_id,
         registry_auth: None,
         force: req.force_build || req.ignore_cache,
         function,
     };
-    Ok((spec, base))
+    Ok((spec, base, told))
 }
 
 /// Hash of all that decides an image's content. A function has another id each time that it is
@@ -167,11 +184,12 @@ fn key(
     base: Option<&ImageId>,
     builder_version: &str,
     function: Option<&pb::BuildFunction>,
+    told: &Told,
 ) -> Result<String, Refusal> {
-    let BuildSpec { commands, build_args, context, context_inline, secrets, .. } = spec;
-    let registry = &spec.registry_secret;
+    let BuildSpec { commands, build_args, context, context_inline, .. } = spec;
     let files = (context, context_inline);
-    let decides = (builder_version, base, commands, build_args, files, secrets, registry);
+    let told = (&told.secrets, &told.registry);
+    let decides = (builder_version, base, commands, build_args, files, told);
     let text = serde_json::to_vec(&decides).map_err(Refusal::internal)?;
     let mut hasher = Sha256::new_with_prefix(text);
     if let Some(function) = function {
@@ -189,8 +207,8 @@ pub(super) async fn get_or_create(
     refuse_unserved(&image)?;
     let mut tx = cx.plane.store.begin().await?;
     let function = image.build_function.clone();
-    let (spec, base) = build_spec(&cx, &mut tx, &req, image).await?;
-    let key = key(&spec, base.as_ref(), &req.builder_version, function.as_ref())?;
+    let (spec, base, told) = build_spec(&cx, &mut tx, &req, image).await?;
+    let key = key(&spec, base.as_ref(), &req.builder_version, function.as_ref(), &told)?;
     let known = match spec.force {
         true => {
             images::retire(&mut tx, cx.scope(), &key).await?;
@@ -200,9 +218,11 @@ pub(super) async fn get_or_create(
     };
     let image = match known {
         Some(image) => {
-            if matches!(image.phase, Phase::Waiting | Phase::Building) && spec.function.is_some() {
-                // Should the app of whoever asked before end, this one's function makes it.
-                let build = BuildSpec { image: image.id.clone(), ..spec };
+            if matches!(image.phase, Phase::Waiting | Phase::Building) {
+                // Should the app of whoever asked before end, this one's function and secrets
+                // make it.
+                let force = image.build.force;
+                let build = BuildSpec { image: image.id.clone(), force, ..spec };
                 images::set_build(&mut tx, &image.id, &build).await?;
             }
             image
