@@ -144,12 +144,13 @@ def test_the_owner_lists(modal, server, living):
         assert ended.object_id not in running
         assert known[ended.object_id]["state"] == "exited 7"
         mine = running[living.object_id]
-        assert (mine["name"], mine["app"], mine["state"]) == ("cli", "sandbox-tests", "running")
+        app_id = app_of(modal).app_id
+        assert (mine["name"], mine["app_id"], mine["state"]) == ("cli", app_id, "running")
         assert mine["tags"] == {"kind": "cli"}
         task = living._get_task_id()
         containers = server.palisade("ps", "--json").stdout.splitlines()
         (mine,) = [one for one in map(json.loads, containers) if one["id"] == task]
-        assert (mine["of"], mine["sandbox"]) == ("sandbox", living.object_id)
+        assert (mine["sandbox_id"], mine["app"]) == (living.object_id, "sandbox-tests")
         for words in (["ps"], ["sandbox", "list"]):
             text = server.palisade(*words).stdout
             assert living.object_id in text and ended.object_id not in text
@@ -187,6 +188,8 @@ def test_the_owner_reads_logs(modal, server, living):
         lambda: logs(living.object_id) == ("to stdout\n", "to stderr\n"), 20, "it has logs")
     with sandbox(modal, "sh", "-c", "for n in 1 2 3; do echo $n; sleep 0.5; done") as made:
         assert logs("--follow", made.object_id) == ("1\n2\n3\n", "")
+        made.wait()
+        assert logs(made.object_id) == ("1\n2\n3\n", "")
 
 
 def test_the_owner_terminates(modal, server, living):
