@@ -103,8 +103,8 @@ def test_a_shell_on_a_terminal(modal, server, living):
 def test_a_command_in_a_container(modal, server, living):
     task = living._get_task_id()
     listed = json.loads(modal_says(server, "container", "list", "--json"))
-    (mine,) = [row for row in listed if row["Container ID"] == task]
-    assert mine["App Name"] == "sandbox-tests"
+    (mine,) = [row for row in listed if row["container_id"] == task]
+    assert mine["app_name"] == "sandbox-tests"
     assert modal_says(server, "container", "exec", "--no-pty", task, "--", "cat", "/kept") == "kept\n"
     terminal = Terminal(server, serving.MODAL, "container", "exec", task, "--", "sh", "-c", "tty")
     terminal.shows("/dev/pts/")
