@@ -34,8 +34,8 @@ def timed(command):
     return taken[2:]
 
 
-def bundle(folder, layers):
-    """A bundle over the layers; gives its folder."""
+def bundle(folder, layers, command):
+    """A bundle over the layers that runs a command; gives its folder."""
     for name in ("upper", "work", "rootfs"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     options = ",".join([
@@ -48,7 +48,7 @@ def bundle(folder, layers):
     path = folder / "config.json"
     spec = json.loads(path.read_text())
     spec["process"]["terminal"] = False
-    spec["process"]["args"] = ["python", "-c", IMPORTS]
+    spec["process"]["args"] = command
     spec["process"]["env"] += ["PYTHONPATH=/root:/pkg", "MODAL_IS_REMOTE=1"]
     # What this process may have; crun refuses to raise it.
     spec["process"].pop("rlimits", None)
@@ -63,7 +63,7 @@ def main():
     if os.path.ismount(UNIFIED):
         # crun refuses hosts with controllers of both versions: hide the empty tree from it.
         subprocess.run(["umount", UNIFIED], check=True)
-    where = bundle(folder, layers)
+    where = bundle(folder, layers, ["python", "-c", IMPORTS])
     runs = timed(["crun", "run", "--bundle", str(where), "palisade-bench-%"])
     plain = timed([sys.executable, "-c", IMPORTS])
     print(json.dumps({

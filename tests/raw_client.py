@@ -14,7 +14,7 @@ ROUTER = "/modal.task_command_router.TaskCommandRouter/"
 # Statuses of gRPC.
 OK, INVALID, NOT_FOUND, EXHAUSTED, OUT_OF_RANGE, UNIMPLEMENTED = 0, 3, 5, 8, 11, 12
 CONFLICT = 9
-UNAUTHENTICATED = 16
+PERMISSION_DENIED, UNAUTHENTICATED = 7, 16
 
 
 class Bytes:
@@ -48,7 +48,8 @@ def channel(server, **settings) -> Channel:
     return Channel(host, int(port), **settings)
 
 
-def send(server, rpc: str, body: bytes, seconds: float = 30, **changes) -> tuple[int, str]:
+def send(server, rpc: str, body: bytes, seconds: float = 30, service: str = CLIENT,
+         **changes) -> tuple[int, str]:
     """One request: its status and the text of the refusal."""
 
     async def talk():
@@ -56,7 +57,7 @@ def send(server, rpc: str, body: bytes, seconds: float = 30, **changes) -> tuple
         headers = metadata(server, **changes)
         kind = (Cardinality.UNARY_STREAM, bytes, bytes)
         try:
-            async with connection.request(CLIENT + rpc, *kind, metadata=headers) as stream:
+            async with connection.request(service + rpc, *kind, metadata=headers) as stream:
                 await stream.send_message(body, end=True)
                 await stream.recv_message()
                 await stream.recv_trailing_metadata()

@@ -1,7 +1,5 @@
 """The life of sandboxes as the official client sees it: made, found, listed, waited for, ended."""
 
-import json
-import sys
 import time
 import uuid
 
@@ -9,7 +7,7 @@ import pytest
 from modal_proto import api_pb2
 
 import raw_client
-from serving import BINARY, MODAL, eventually
+from serving import eventually
 
 pytestmark = [pytest.mark.usefixtures("warm"), pytest.mark.timeout(240)]
 
@@ -196,69 +194,3 @@ def test_what_is_not_there(modal, create):
         create("true", image=modal.Image.from_id("im-unknown"))
     with pytest.raises(modal.exception.Error, match="no-such-program"):
         create("no-such-program")
-
-
-OLDER = """
-import modal, sys
-app = modal.App.lookup(sys.argv[1])
-sandbox = modal.Sandbox.create(
-    "sh", "-c", "echo out; echo err >&2; exit 3",
-    app=app, image=modal.Image.debian_slim(), timeout=60, tags={"form": "older"},
-)
-assert len(sandbox.object_id) == 3 + 22, sandbox.object_id
-sandbox.wait()
-assert (sandbox.returncode, sandbox.stdout.read(), sandbox.stderr.read()) == (3, "out\\n", "err\\n")
-assert modal.Sandbox.from_id(sandbox.object_id).get_tags() == {"form": "older"}
-"""
-
-
-def test_the_older_rpcs_do_the_same(server, app):
-    done = server.run(sys.executable, "-c", OLDER, app.name, MODAL_SANDBOX_V2="0")
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def palisade(server, *words: str) -> str:
-    done = server.run(str(BINARY), *words, "--data-dir", str(server.data_dir))
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def test_the_command_line(server, modal, app, create):
-    sandbox = create("sh", "-c", "echo hello; sleep 100", name="told")
-
-    def told(*words):
-        lines = palisade(server, *words, "--json").splitlines()
-        return {one["id"]: one for one in map(json.loads, lines)}
-
-    listed = told("sandbox", "list")[sandbox.object_id]
-    assert (listed["name"], listed["state"], listed["app_id"]) == ("told", "running", app.app_id)
-    container = told("ps")[listed["container_id"]]
-    assert (container["sandbox_id"], container["app"]) == (sandbox.object_id, app.name)
-    assert "told" in palisade(server, "sandbox", "list")
-    lines = server.run(MODAL, "container", "list", "--json")
-    assert listed["container_id"] in lines.stdout, lines.stderr
-
-    def logs():
-        return palisade(server, "sandbox", "logs", sandbox.object_id) == "hello\n"
-
-    eventually(logs, 10, "its output is not told")
-    assert palisade(server, "sandbox", "terminate", sandbox.object_id).split() == [
-        sandbox.object_id
-    ]
-    assert sandbox.poll() == 137
-    assert sandbox.object_id not in told("sandbox", "list")
-    assert told("sandbox", "list", "--all")[sandbox.object_id]["state"] == "terminated"
-    assert palisade(server, "sandbox", "logs", "--follow", sandbox.object_id) == "hello\n"
-    wrong = server.run(
-        str(BINARY), "sandbox", "terminate", "sb-unknown", "--data-dir", str(server.data_dir)
-    )
-    assert wrong.returncode == 1 and "`sb-unknown` not found" in wrong.stderr
-
-
-def test_one_container_is_stopped_by_its_id(server, create):
-    sandbox = create()
-    request = api_pb2.SandboxGetTaskIdRequest(sandbox_id=sandbox.object_id)
-    task = raw_client.ask(server, "SandboxGetTaskIdV2", request).task_id
-    done = server.run(MODAL, "container", "stop", "--yes", task)
-    assert done.returncode == 0, done.stdout + done.stderr
-    eventually(lambda: sandbox.poll() == 137, 10, "it lives")

@@ -18,6 +18,9 @@ use crate::workspace::{Workspace, cargo, need_root};
 /// Figures by name.
 pub(crate) type Figures = BTreeMap<String, f64>;
 
+/// Where layers lie in a server's data.
+const LAYERS: &str = "worker/images/layers";
+
 /// The table: name, unit, what it is.
 const ROWS: [(&str, &str, &str); 20] = [
     ("warm_p50_ms", "ms", "warm `.remote()`, one after the other, p50"),
@@ -56,7 +59,8 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     fs::create_dir_all(&dir)?;
     let server = Server::start(&binary, &data, &dir.join("server.log"))?;
     let mut figures = calls(workspace, &venv, &server)?;
-    let layers = layers(&binary, &data)?;
+    let mut layers = image_layers(&binary, &data)?;
+    layers.push(client_layer(&data)?);
     server.stop()?;
     figures.extend(crun(workspace, &venv, &dir, &layers)?);
     let warm = figures.get("warm_p50_ms").copied();
@@ -124,8 +128,8 @@ fn calls(workspace: &Workspace, venv: &Venv, server: &Server) -> Result<Figures>
     figures
 }
 
-/// The folders of the newest image with Python and of the client's packages, bottom first.
-fn layers(binary: &Path, data: &Path) -> Result<Vec<PathBuf>> {
+/// The folders of the newest image with Python, bottom first.
+pub(crate) fn image_layers(binary: &Path, data: &Path) -> Result<Vec<PathBuf>> {
     let output =
         Command::new(binary).args(["image", "list", "--json", "--data-dir"]).arg(data).output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -134,17 +138,17 @@ fn layers(binary: &Path, data: &Path) -> Result<Vec<PathBuf>> {
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
         .find(|image| image["python"].is_string())
         .context("no image with Python was built")?;
-    let root = data.join("worker/images/layers");
     let digests = image["layers"].as_array().context("an image without layers")?;
-    let mut layers: Vec<PathBuf> = digests
-        .iter()
-        .filter_map(|digest| Some(root.join(digest.as_str()?).join("diff")))
-        .collect();
-    let client = fs::read_dir(&root)?
+    let root = data.join(LAYERS);
+    Ok(digests.iter().filter_map(|digest| Some(root.join(digest.as_str()?).join("diff"))).collect())
+}
+
+/// The folder of the client's packages.
+fn client_layer(data: &Path) -> Result<PathBuf> {
+    let client = fs::read_dir(data.join(LAYERS))?
         .filter_map(|entry| Some(entry.ok()?.path().join("diff")))
         .find(|diff| diff.join("pkg/modal").is_dir());
-    layers.push(client.context("the client's packages are in no layer")?);
-    Ok(layers)
+    client.context("the client's packages are in no layer")
 }
 
 fn crun(workspace: &Workspace, venv: &Venv, dir: &Path, layers: &[PathBuf]) -> Result<Figures> {

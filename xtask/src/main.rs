@@ -3,6 +3,7 @@
 
 mod bench;
 mod bench_pull;
+mod bench_sandboxes;
 mod check;
 mod debian;
 mod demo;
@@ -34,7 +35,8 @@ usage: cargo xtask <verb>
   vm       the jail's tests and the client on Debian 12's own kernel (6.1) with control groups of
            version 2 alone, in a virtual machine; the last part of `test` (root)
   bench    times calls, and beside them what their parts cost (root; a release build);
-           `bench pull` times pulling an image, beside skopeo with umoci and podman
+           `bench pull` times pulling an image, beside skopeo with umoci and podman;
+           `bench sandboxes` times sandboxes, beside crun, podman and runsc
   fresh    the two commands above (or the verbs named) on a machine with nothing: a Debian 12 root
            made for it, namespaces of its own, a clean clone of what is committed
   fuzz     feeds what reads strangers' bytes with bytes that nobody thought of, and says how often
@@ -56,6 +58,9 @@ fn main() -> ExitCode {
         "vm" => Workspace::find().and_then(|workspace| vm::run(&workspace)),
         "bench" if arguments.get(1).is_some_and(|what| what == "pull") => {
             Workspace::find().and_then(|workspace| bench_pull::run(&workspace))
+        }
+        "bench" if arguments.get(1).is_some_and(|what| what == "sandboxes") => {
+            Workspace::find().and_then(|workspace| bench_sandboxes::run(&workspace))
         }
         "bench" => Workspace::find().and_then(|workspace| bench::run(&workspace)),
         "fresh" => Workspace::find().and_then(|w| fresh::run(&w, &arguments[1..])),

@@ -56,6 +56,13 @@ const PULL: &[Package] = &[
     package("podman", "podman", "timed beside"),
 ];
 
+/// What only the benchmark of sandboxes needs.
+const ENGINES: &[Package] = &[
+    package("crun", "crun", "timed beside"),
+    package("podman", "podman", "timed beside"),
+    package("runsc", "runsc", "timed beside"),
+];
+
 /// What packages are wanted for. The server's are always among them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Use {
@@ -67,6 +74,8 @@ pub(crate) enum Use {
     Bench,
     /// The benchmark of pulls.
     Pull,
+    /// The benchmark of sandboxes.
+    Engines,
 }
 
 /// Installs what is missing, on Debian; elsewhere says what is.
@@ -76,6 +85,7 @@ pub(crate) fn install(workspace: &Workspace, use_for: Use) -> Result<()> {
         Use::Tests => TESTS,
         Use::Bench => BENCH,
         Use::Pull => PULL,
+        Use::Engines => ENGINES,
     };
     let wanted: Vec<&Package> = SERVER.iter().chain(more).collect();
     if !Path::new("/usr/bin/dpkg-query").exists() || !Path::new("/usr/bin/apt-get").exists() {

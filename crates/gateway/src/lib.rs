@@ -5,6 +5,7 @@ mod carry;
 pub mod connect;
 pub mod host_ports;
 pub mod limits;
+pub mod local;
 mod opening;
 mod port;
 pub mod tls;

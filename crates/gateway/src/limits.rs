@@ -5,6 +5,9 @@ use std::time::Duration;
 /// Connections to the server's port at the same time; further ones wait.
 pub const CONNECTIONS_MAX: usize = 4_096;
 
+/// Connections of the server's owner to its socket at the same time; further ones wait.
+pub(crate) const LOCAL_CONNECTIONS_MAX: usize = 256;
+
 /// Connections of one listener that have not said yet what they want; further ones are closed.
 pub const OPENINGS_MAX: usize = 1_024;
 

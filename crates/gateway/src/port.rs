@@ -141,7 +141,7 @@ impl Port {
     }
 }
 
-fn builder() -> Builder<TokioExecutor> {
+pub(crate) fn builder() -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     // The client pings every 30 s, also with no call open, and advertises windows of 64 MiB.
     builder

@@ -90,10 +90,11 @@ impl Sources {
         for (at, (path, tree)) in self.layers.iter().enumerate() {
             attach(path, tree, &at.to_string(), attr::RDONLY, mapping)?;
         }
-        match &self.scratch {
-            Some(scratch) => scratch.attach(mapping, volatile)?,
-            // The kernel wants two layers at least where nothing can be written.
-            None => make_folder(EMPTY)?,
+        if let Some(scratch) = &self.scratch {
+            scratch.attach(mapping, volatile)?;
+        }
+        if self.needs_empty() {
+            make_folder(EMPTY)?;
         }
         make_folder("m")?;
         let options = self.options(volatile);
@@ -119,18 +120,20 @@ impl Sources {
         }
     }
 
+    /// The kernel wants a layer below what is written, and two where nothing can be.
+    fn needs_empty(&self) -> bool {
+        self.scratch.is_none() || self.layers.is_empty()
+    }
+
     /// redirect_dir=nofollow and metacopy=off: what a layer says in xattrs must not lead
     /// elsewhere.
     fn options(&self, volatile: bool) -> std::ffi::CString {
         let mut names: Vec<String> =
             (0..self.layers.len()).rev().map(|at| at.to_string()).collect();
-        let upper = match &self.scratch {
-            Some(_) => "upperdir=u,workdir=w,",
-            None => {
-                names.push(EMPTY.to_owned());
-                ""
-            }
-        };
+        if self.needs_empty() {
+            names.push(EMPTY.to_owned());
+        }
+        let upper = if self.scratch.is_some() { "upperdir=u,workdir=w," } else { "" };
         let fixed = "redirect_dir=nofollow,metacopy=off,index=off";
         let volatile = if volatile { ",volatile" } else { "" };
         let options = format!("lowerdir={},{upper}{fixed}{volatile}", names.join(":"));
@@ -184,7 +187,7 @@ impl Scratch {
     }
 }
 
-/// The layer that stands in where there is only one.
+/// The layer that stands in where there are too few.
 const EMPTY: &str = "e";
 
 /// Makes a private mount namespace for this *thread* with an empty tmpfs as current folder.

@@ -22,7 +22,7 @@ pub struct Plan {
     pub hostname: String,
     /// Host ids that ids 0.. of the container are.
     pub ids: IdRange,
-    /// Read-only folders of which the root consists, bottom first; at least one.
+    /// Read-only folders of which the root consists, bottom first; none for an empty root.
     pub layers: Vec<PathBuf>,
     /// Folder that takes what the container writes. Its files lie on disk with ids from 0, so
     /// that it can become a layer: set-user-id files of the container's root are then real ones
@@ -190,7 +190,6 @@ impl Plan {
     }
 
     fn check_root(&self) -> Result<(), Refused> {
-        ensure(!self.layers.is_empty(), "layers", "is empty")?;
         let many = format!("has more than {} folders", limits::LAYERS_MAX);
         ensure(self.layers.len() <= limits::LAYERS_MAX, "layers", many)?;
         self.layers.iter().try_for_each(|path| host_path("layers", path))?;
@@ -339,7 +338,6 @@ mod tests {
         check(|p| p.cgroup_parent = "/a".into(), "cgroup_parent");
         check(|p| p.ids.first = 0, "ids");
         check(|p| p.ids.first = u32::MAX - 5, "ids");
-        check(|p| p.layers.clear(), "layers");
         check(|p| p.work = "/elsewhere/work".into(), "work");
         check(|p| p.work = p.upper.clone(), "work");
         check(|p| p.limits.memory_bytes = 0, "limits.memory_bytes");

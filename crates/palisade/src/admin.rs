@@ -6,8 +6,6 @@
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -177,12 +175,7 @@ pub(crate) struct Desk {
 impl Desk {
     /// Opens it in the data folder, which this process has locked.
     pub(crate) fn open(data: &Data) -> Result<Self> {
-        let path = data.path(SOCKET);
-        let _ = std::fs::remove_file(&path);
-        let listener = UnixListener::bind(&path)
-            .with_context(|| format!("cannot listen at {}", path.display()))?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(Self { listener })
+        Ok(Self { listener: UnixListener::from_std(data.listen(SOCKET)?)? })
     }
 
     /// Serves one request after the other until `closed`.
@@ -273,9 +266,7 @@ fn progress(words: &str) {
 }
 
 fn ask_server(data: &Data, request: &Request) -> Result<serde_json::Value> {
-    let path = data.path(SOCKET);
-    let mut stream = UnixStream::connect(&path)
-        .with_context(|| format!("the server does not answer at {}", path.display()))?;
+    let mut stream = data.connect(SOCKET)?;
     let mut text = serde_json::to_vec(request)?;
     text.push(b'\n');
     stream.write_all(&text)?;

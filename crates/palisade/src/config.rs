@@ -164,9 +164,11 @@ pub(crate) enum SandboxCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Run a program in one that lives; the exit code is the program's.
+    Exec(SandboxExec),
     /// Print what a sandbox's entrypoint has printed; of an ended one, too.
     Logs {
-        /// The sandbox's id.
+        /// The sandbox's id, or APP/NAME of one that lives.
         sandbox: String,
         /// Go on until it has ended.
         #[arg(long, short)]
@@ -176,7 +178,7 @@ pub(crate) enum SandboxCommand {
     },
     /// End sandboxes. Prints the ids of those that have ended.
     Terminate {
-        /// Their ids.
+        /// Their ids, or APP/NAME.
         sandboxes: Vec<String>,
         /// All that live.
         #[arg(long, conflicts_with = "sandboxes")]
@@ -184,6 +186,32 @@ pub(crate) enum SandboxCommand {
         #[command(flatten)]
         data: DataDir,
     },
+}
+
+/// `palisade sandbox exec`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SandboxExec {
+    #[command(flatten)]
+    pub(crate) data: DataDir,
+    /// On a terminal of its own.
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// The folder in which it runs. Unset: the sandbox's.
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) workdir: Option<String>,
+    /// A variable. May be given several times.
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable)]
+    pub(crate) env: Vec<(String, String)>,
+    /// The sandbox's id, or APP/NAME.
+    pub(crate) sandbox: String,
+    /// The program and its arguments.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<String>,
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').ok_or("a variable is given as NAME=VALUE")?;
+    Ok((pair.0.to_owned(), pair.1.to_owned()))
 }
 
 /// `palisade image`.

@@ -2,8 +2,9 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -158,6 +159,35 @@ impl Data {
             }
             Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
         }
+    }
+
+    /// The way to a socket in the folder, whose own path may be longer than the 108 bytes that a
+    /// socket's address has room for; good as long as the file is open.
+    fn socket(&self, name: &str) -> Result<(File, PathBuf)> {
+        let dir =
+            File::open(&self.0).with_context(|| format!("cannot open {}", self.0.display()))?;
+        let path = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
+        Ok((dir, path.into()))
+    }
+
+    /// Listens at a socket in the folder, for its owner alone.
+    pub(crate) fn listen(&self, name: &str) -> Result<UnixListener> {
+        let (_dir, path) = self.socket(name)?;
+        let _ = fs::remove_file(&path);
+        let listen = || -> std::io::Result<UnixListener> {
+            let listener = UnixListener::bind(&path)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+            listener.set_nonblocking(true)?;
+            Ok(listener)
+        };
+        listen().with_context(|| format!("cannot listen at {}", self.path(name).display()))
+    }
+
+    /// Connects to a socket of the server that uses the folder.
+    pub(crate) fn connect(&self, name: &str) -> Result<UnixStream> {
+        let (_dir, path) = self.socket(name)?;
+        UnixStream::connect(&path)
+            .with_context(|| format!("the server does not answer at {}", self.path(name).display()))
     }
 
     /// Tells `palisade env` where the server is.

@@ -28,7 +28,10 @@ fn main() -> ExitCode {
         Command::Env(env) => roles::env::run(&env),
         Command::Doctor(doctor) => return roles::doctor::run(&doctor),
         Command::Ps(ps) => roles::ps::run(&ps),
-        Command::Sandbox(sandbox) => roles::sandbox::run(&sandbox),
+        Command::Sandbox(sandbox) => match roles::sandbox::run(sandbox) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
         Command::Image(image) => roles::image::run(&image),
         Command::Python(python) => roles::python::run(&python),
         Command::Client(client) => roles::client::run(&client),

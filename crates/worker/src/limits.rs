@@ -77,8 +77,22 @@ pub(crate) const FORWARDED_MAX: usize = 64;
 /// Milliseconds for a forwarded connection to be made on the host.
 pub(crate) const FORWARD_CONNECT_MS_MAX: u64 = 5_000;
 
-/// Bytes of a program's output that nobody has taken yet; with more the program waits.
-pub(crate) const OUTPUT_WAITING_BYTES_MAX: u64 = 64 << 20;
+/// Bytes of a program's output that nobody has read yet; with more the program waits. As much as
+/// the largest file that a client reads: some clients wait for a program's end before they read.
+pub(crate) const OUTPUT_UNREAD_BYTES_MAX: u64 = 5 << 30;
+/// Bytes on the disk of the output of all programs in one sandbox; with more they wait.
+pub(crate) const OUTPUT_ALL_BYTES_MAX: u64 = 6 << 30;
+/// Percent of the data folder's disk that are left free: with less the programs wait.
+pub(crate) const DISK_FREE_PERCENT_MIN: u64 = 5;
+/// Bytes of a program's output that may be unread whatever others have: a stream that is read goes
+/// on.
+pub(crate) const OUTPUT_ALWAYS_BYTES: u64 = 256 << 10;
+/// Bytes of output after which the disk is looked at again.
+pub(crate) const OUTPUT_LOOK_BYTES: u64 = 16 << 20;
+/// How often the disk is looked at while programs wait for room.
+pub(crate) const SPACE_LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Bytes that a reader of a sandbox's own output may be behind before the program waits for it.
+pub(crate) const OUTPUT_STALLED_BYTES_MAX: u64 = 64 << 20;
 /// Bytes of output that are kept behind the furthest reader, for one that has lost its connection:
 /// twice the client's window, because so much can be on its way to a client that reads nothing.
 pub(crate) const OUTPUT_KEPT_BYTES_MAX: u64 = 128 << 20;
@@ -90,6 +104,8 @@ pub(crate) const OUTPUT_MESSAGE_BYTES_MAX: usize = 128 << 10;
 pub(crate) const READER_STALL_MAX: Duration = Duration::from_secs(10);
 /// How long a program's streams may be silent after its end, while background processes hold them.
 pub(crate) const SILENCE_AFTER_END_MAX: Duration = Duration::from_secs(1);
+/// How long a write to a program that reads no more waits for its end before it fails.
+pub(crate) const END_AFTER_STDIN_MAX: Duration = Duration::from_secs(2);
 /// Bytes of one message of a stream that is written.
 pub(crate) const INPUT_MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// Bytes of the fields of a request around its data.

@@ -1,6 +1,9 @@
 //! `palisade sandbox`: sandboxes from the command line.
 
+mod exec;
+
 use std::io::Write;
+use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use wire::client as pb;
@@ -15,22 +18,42 @@ use crate::say;
 /// Seconds for which one look at a sandbox's output waits for more.
 const FOLLOW_SECS: f32 = 50.0;
 
-/// Runs the command.
-pub(crate) fn run(sandbox: &Sandbox) -> Result<()> {
+/// Runs the command; the code is that of a program that was run in a sandbox.
+pub(crate) fn run(sandbox: Sandbox) -> Result<ExitCode> {
     runtime()?.block_on(async {
-        match &sandbox.command {
+        match sandbox.command {
             SandboxCommand::List { all, json, data } => {
-                list(&Calls::open(&Data::of(&data.data_dir)).await?, *all, *json).await
+                list(&Calls::open(&Data::of(&data.data_dir)).await?, all, json).await?;
+            }
+            SandboxCommand::Exec(wanted) => {
+                let calls = Calls::open(&Data::of(&wanted.data.data_dir)).await?;
+                let id = find(&calls, &wanted.sandbox).await?;
+                return exec::run(&calls, &id, wanted).await;
             }
             SandboxCommand::Logs { sandbox, follow, data } => {
-                logs(&Calls::open(&Data::of(&data.data_dir)).await?, sandbox, *follow).await
+                let calls = Calls::open(&Data::of(&data.data_dir)).await?;
+                logs(&calls, find(&calls, &sandbox).await?, follow).await?;
             }
             SandboxCommand::Terminate { sandboxes, all, data } => {
                 let calls = Calls::open(&Data::of(&data.data_dir)).await?;
-                terminate(&calls, sandboxes, *all).await
+                terminate(&calls, &sandboxes, all).await?;
             }
         }
+        Ok(ExitCode::SUCCESS)
     })
+}
+
+/// The id of a sandbox that is given by its id, or as APP/NAME.
+async fn find(calls: &Calls, given: &str) -> Result<String> {
+    let Some((app_name, sandbox_name)) = given.split_once('/') else {
+        return Ok(given.to_owned());
+    };
+    let request = pb::SandboxGetFromNameRequest {
+        sandbox_name: sandbox_name.to_owned(),
+        app_name: app_name.to_owned(),
+        ..pb::SandboxGetFromNameRequest::default()
+    };
+    Ok(calls.call::<rpc::SandboxGetFromNameV2>(request).await?.sandbox_id)
 }
 
 /// What a command needs that only asks the server.
@@ -98,9 +121,9 @@ async fn list(calls: &Calls, all: bool, json: bool) -> Result<()> {
 }
 
 /// Prints what a sandbox's entrypoint has printed: each stream to the one of the same name.
-async fn logs(calls: &Calls, sandbox: &str, follow: bool) -> Result<()> {
+async fn logs(calls: &Calls, sandbox_id: String, follow: bool) -> Result<()> {
     let mut request = pb::SandboxGetLogsRequest {
-        sandbox_id: sandbox.to_owned(),
+        sandbox_id,
         timeout: if follow { FOLLOW_SECS } else { 0.0 },
         ..pb::SandboxGetLogsRequest::default()
     };
@@ -109,12 +132,7 @@ async fn logs(calls: &Calls, sandbox: &str, follow: bool) -> Result<()> {
         while let Some(batch) = batches.message().await.map_err(|status| refused(&status))? {
             for item in batch.items {
                 let is_output = item.file_descriptor() == pb::FileDescriptor::Stdout;
-                let mut stream: Box<dyn Write> = match is_output {
-                    true => Box::new(std::io::stdout()),
-                    false => Box::new(std::io::stderr()),
-                };
-                stream.write_all(item.data.as_bytes())?;
-                stream.flush()?;
+                print(!is_output, item.data.as_bytes())?;
             }
             request.last_entry_id = batch.entry_id;
             if batch.eof {
@@ -127,8 +145,21 @@ async fn logs(calls: &Calls, sandbox: &str, follow: bool) -> Result<()> {
     }
 }
 
+/// Prints what a program has printed.
+fn print(is_stderr: bool, data: &[u8]) -> Result<()> {
+    let mut stream: Box<dyn Write> = match is_stderr {
+        true => Box::new(std::io::stderr()),
+        false => Box::new(std::io::stdout()),
+    };
+    stream.write_all(data)?;
+    Ok(stream.flush()?)
+}
+
 async fn terminate(calls: &Calls, sandboxes: &[String], all: bool) -> Result<()> {
-    let mut ids = sandboxes.to_vec();
+    let mut ids = Vec::new();
+    for given in sandboxes {
+        ids.push(find(calls, given).await?);
+    }
     if all {
         ids.extend(calls.sandboxes(false).await?.into_iter().map(|info| info.id));
     } else if ids.is_empty() {

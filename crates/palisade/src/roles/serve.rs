@@ -13,6 +13,7 @@ use plane::api::table::RpcTable;
 use plane::{Plane, Transport};
 use store::environments::Environment;
 use store::{Scope, Store, environments, tokens};
+use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -155,7 +156,12 @@ async fn until_told(serve: &Serve, data: &Data) -> Result<()> {
     let token = first_start(&server.plane.store, data, &server.plane).await?;
     let routes = routes(&server.plane, &server.tables, Transport::Port)
         .merge(worker::router::service(server.worker.clone(), secrets(&server.plane)));
-    let plane = server.plane.clone();
+    let (plane, local) = (server.plane.clone(), routes.clone());
+    let listener = UnixListener::from_std(data.listen(crate::calls::SOCKET)?)?;
+    let closing = plane.clone();
+    server.work.spawn(async move {
+        gateway::local::serve(listener, local, closing.closed()).await;
+    });
     let Reach { port, speech, url, ca_file, ca_bundle, .. } = reach;
     server.work.spawn(async move { port.serve(routes, &speech, plane.closed()).await });
     data.put_access(&Access {

@@ -15,7 +15,7 @@ use tonic::Status;
 
 use super::life::Life;
 use super::pump::{self, Stage, watched, watched_only};
-use super::spool::{Keep, Spool};
+use super::spool::Spool;
 use super::stdin::Stdin;
 use crate::limits::{EXEC_READ_KEPT_MAX, EXEC_UNREAD_KEPT_MAX, EXECS_ENDED_MAX, EXECS_MAX};
 
@@ -278,8 +278,9 @@ async fn run(life: Arc<Life>, id: String, program: Program, tell: watch::Sender<
     // What the program has started lives on.
     drop(exec);
     stage.send_replace(Stage::Ended);
-    running.stdin.end();
     running.exit.send_replace(Some(exit));
+    // Whoever is told that stdin is closed may ask at once how the program ended.
+    running.stdin.end();
     life.execs().mark_ended(&id);
     drop((busy, running));
     let all = async { while pumps.join_next().await.is_some() {} };
@@ -302,9 +303,9 @@ async fn start(life: &Arc<Life>, program: &Program) -> Result<(Exec, Running, Ou
         let terminal = terminal.try_clone_to_owned().map_err(failed)?;
         let both = Interest::READABLE | Interest::WRITABLE;
         let terminal = Arc::new(watched(terminal, both).map_err(failed)?);
-        let stdout = Spool::nameless(life.folder(), Keep::All).map_err(failed)?;
+        let stdout = life.spool().map_err(failed)?;
         // What it writes to standard error comes out of the terminal, too.
-        let stderr = Spool::nameless(life.folder(), Keep::All).map_err(failed)?;
+        let stderr = life.spool().map_err(failed)?;
         stderr.finish();
         let stdin = Stdin::new(terminal.clone(), true);
         let outputs = vec![(terminal, stdout.clone())];
@@ -324,7 +325,7 @@ fn streams(
 ) -> Result<(Stdio, Running, Outputs), Status> {
     let mut outputs = vec![];
     let mut kept = || -> Result<_, Status> {
-        let spool = Spool::nameless(life.folder(), Keep::All).map_err(failed)?;
+        let spool = life.spool().map_err(failed)?;
         let (ours, theirs) = pipe()?;
         let ours = Arc::new(watched(ours, Interest::READABLE).map_err(failed)?);
         outputs.push((ours, spool.clone()));

@@ -18,9 +18,10 @@ use tonic::Status;
 
 use super::activity::Activity;
 use super::execs::{Execs, pipe};
+use super::held::{Bounds, Held};
 use super::pump::{self, Stage, watched};
 use super::readiness::Readiness;
-use super::spool::{Keep, Spool};
+use super::spool::Spool;
 use super::stdin::Stdin;
 use super::words::{Assignment, ENDING_FILE, Ending, OnTerminal, STDERR_FILE, STDOUT_FILE};
 use crate::limits::END_PAUSE;
@@ -80,6 +81,8 @@ pub(crate) struct Life {
     child: RwLock<Option<Child>>,
     own: Own,
     execs: Execs,
+    /// What the output of those programs takes on the disk.
+    held: Arc<Held>,
     activity: Activity,
     readiness: Readiness,
     phase: watch::Sender<Phase>,
@@ -119,7 +122,7 @@ impl Standing {
     /// Builds the container.
     pub(crate) async fn build(folder: &Path, assignment: Assignment) -> Result<Self, String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
-        let open = |name| Spool::create(&folder.join(name), Keep::Newest);
+        let open = |name| Spool::create(&folder.join(name));
         let (stdout, stderr) = (open(STDOUT_FILE), open(STDERR_FILE));
         let (stdout, stderr) = (stdout.map_err(|e| text(&e))?, stderr.map_err(|e| text(&e))?);
         let mut own = Own { stdout, stderr, stdin: None };
@@ -158,6 +161,7 @@ impl Standing {
 
     /// Runs its program, and stays with it.
     pub(crate) async fn start(self, folder: &Path) -> Result<Arc<Life>, String> {
+        let held = Held::new(folder, Bounds::USUAL).map_err(|error| error.to_string())?;
         let Self { prepared, assignment, mut own, mut pumps } = self;
         let start = move || prepared.start().map_err(|error| crate::task::chain(&error));
         let child = blocking(start).await?;
@@ -189,6 +193,7 @@ impl Standing {
             child: RwLock::new(Some(child)),
             own,
             execs: Execs::default(),
+            held,
             activity: Activity::new(),
             readiness: Readiness::new(probe.is_some()),
             phase: watch::Sender::new(Phase::Running),
@@ -237,11 +242,6 @@ enum Cause {
 }
 
 impl Life {
-    /// Its folder.
-    pub(crate) fn folder(&self) -> &Path {
-        &self.folder
-    }
-
     /// Its id.
     pub(crate) fn task(&self) -> &TaskId {
         &self.task
@@ -270,6 +270,11 @@ impl Life {
     /// The programs that were started in it.
     pub(crate) fn execs(&self) -> &Execs {
         &self.execs
+    }
+
+    /// A stream for the output of one of them.
+    pub(crate) fn spool(&self) -> io::Result<Arc<Spool>> {
+        Spool::nameless(&self.folder, &self.held)
     }
 
     /// Whether it is idle.
@@ -418,15 +423,9 @@ impl Life {
         }
     }
 
-    /// Kills what is left until nothing is, and says how it ended.
-    async fn finish(
-        self: &Arc<Self>,
-        cause: Cause,
-        on_terminal: Option<Exit>,
-        program: &AsyncFd<OwnedFd>,
-    ) -> End {
-        let mut is_over = matches!(cause, Cause::Program) && on_terminal.is_none();
-        while !is_over {
+    /// Kills all of it, until it is dead.
+    async fn kill(self: &Arc<Self>, program: &AsyncFd<OwnedFd>) {
+        loop {
             let life = self.clone();
             let killed = tokio::task::spawn_blocking(move || {
                 let child = life.child.read().unwrap_or_else(PoisonError::into_inner);
@@ -435,7 +434,22 @@ impl Life {
             if let Ok(Err(error)) = killed.await {
                 tracing::error!(%error, "a sandbox cannot be killed: it is tried again");
             }
-            is_over = tokio::time::timeout(END_PAUSE, program.readable()).await.is_ok();
+            if tokio::time::timeout(END_PAUSE, program.readable()).await.is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// Kills what is left until nothing is, and says how it ended.
+    async fn finish(
+        self: &Arc<Self>,
+        cause: Cause,
+        on_terminal: Option<Exit>,
+        program: &AsyncFd<OwnedFd>,
+    ) -> End {
+        let is_natural = matches!(cause, Cause::Program) && on_terminal.is_none();
+        if !is_natural {
+            self.kill(program).await;
         }
         let life = self.clone();
         let ended = tokio::task::spawn_blocking(move || {

@@ -5,6 +5,7 @@
 mod activity;
 mod control;
 mod execs;
+mod held;
 mod incoming;
 mod life;
 mod pump;

@@ -13,16 +13,17 @@ use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::held::Held;
 use crate::limits::{
-    OUTPUT_FREED_BYTES_MIN, OUTPUT_KEPT_BYTES_MAX, OUTPUT_MESSAGE_BYTES_MAX,
-    OUTPUT_WAITING_BYTES_MAX, READER_STALL_MAX,
+    OUTPUT_ALWAYS_BYTES, OUTPUT_FREED_BYTES_MIN, OUTPUT_KEPT_BYTES_MAX, OUTPUT_MESSAGE_BYTES_MAX,
+    OUTPUT_STALLED_BYTES_MAX, READER_STALL_MAX, SPACE_LOOK_EVERY,
 };
 
 /// What happens while nobody reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Keep {
-    /// The program waits: nothing is lost.
-    All,
+#[derive(Debug)]
+enum Keep {
+    /// It is kept as far as there is room, then the program waits: nothing is lost.
+    All(Arc<Held>),
     /// The newest [`OUTPUT_KEPT_BYTES_MAX`] bytes are kept: the program never waits for long.
     Newest,
 }
@@ -42,6 +43,18 @@ pub(crate) struct Marks {
     pub(crate) finished: bool,
     /// Nothing more comes, because it could not be kept.
     pub(crate) failed: bool,
+}
+
+impl Marks {
+    /// Bytes that nobody has read.
+    pub(crate) fn unread(&self) -> u64 {
+        self.end - self.taken
+    }
+
+    /// Bytes on the disk.
+    fn held(&self) -> u64 {
+        self.end - self.start
+    }
 }
 
 /// Why a stream cannot be read on.
@@ -95,8 +108,8 @@ impl Spool {
         Arc::new(Self { file, keep, marks: watch::Sender::new(marks), places: Mutex::default() })
     }
 
-    /// A stream that ends with this process: its file has no name.
-    pub(crate) fn nameless(folder: &Path, keep: Keep) -> io::Result<Arc<Self>> {
+    /// A stream of which all is kept, and that ends with this process: its file has no name.
+    pub(crate) fn nameless(folder: &Path, held: &Arc<Held>) -> io::Result<Arc<Self>> {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
         let file = match rustix::fs::open(folder, flags, mode) {
@@ -109,13 +122,15 @@ impl Spool {
                 file
             }
         };
-        Ok(Self::new(file, keep, Marks::default()))
+        let spool = Self::new(file, Keep::All(held.clone()), Marks::default());
+        held.add(&spool);
+        Ok(spool)
     }
 
-    /// A stream in a file that outlives this process.
-    pub(crate) fn create(path: &Path, keep: Keep) -> io::Result<Arc<Self>> {
+    /// A stream of which the newest is kept, in a file that outlives this process.
+    pub(crate) fn create(path: &Path) -> io::Result<Arc<Self>> {
         let file = File::options().create(true).truncate(true).read(true).write(true).open(path)?;
-        Ok(Self::new(file, keep, Marks::default()))
+        Ok(Self::new(file, Keep::Newest, Marks::default()))
     }
 
     /// The stream in such a file, once nothing is written to it any more.
@@ -142,27 +157,45 @@ impl Spool {
 
     /// Waits until more may be written.
     pub(crate) async fn room(&self) {
-        let mut marks = self.marks.subscribe();
+        match &self.keep {
+            Keep::All(held) => self.room_to_keep(held).await,
+            Keep::Newest => self.room_for_readers().await,
+        }
+    }
+
+    async fn room_to_keep(&self, held: &Held) {
+        let (mut marks, mut tight) = (self.marks.subscribe(), held.watch());
         loop {
-            let now = *marks.borrow_and_update();
-            let late = match self.keep {
-                Keep::All if now.end - now.taken < OUTPUT_WAITING_BYTES_MAX => return,
-                Keep::All => None,
-                // Whoever is far behind is waited for as long as it goes on.
-                Keep::Newest => match self.stalls_at(now.end) {
-                    Some(late) => Some(late),
-                    None => return,
-                },
-            };
-            let stalled = async {
-                match late {
-                    Some(late) => tokio::time::sleep_until(late).await,
-                    None => std::future::pending().await,
+            let unread = marks.borrow_and_update().unread();
+            let is_tight = *tight.borrow_and_update();
+            if unread < OUTPUT_ALWAYS_BYTES || (!is_tight && unread < held.bounds().unread_bytes) {
+                return;
+            }
+            // Others may fill the disk, and clear it.
+            let look = async {
+                match is_tight {
+                    true => tokio::time::sleep(SPACE_LOOK_EVERY).await,
+                    false => std::future::pending().await,
                 }
             };
+            // Both live as long as this does.
             tokio::select! {
                 _ = marks.changed() => {}
-                () = stalled => {}
+                _ = tight.changed() => {}
+                () = look => held.look(),
+            }
+        }
+    }
+
+    /// Whoever is far behind is waited for as long as it goes on.
+    async fn room_for_readers(&self) {
+        let mut marks = self.marks.subscribe();
+        loop {
+            let end = marks.borrow_and_update().end;
+            let Some(late) = self.stalls_at(end) else { return };
+            tokio::select! {
+                _ = marks.changed() => {}
+                () = tokio::time::sleep_until(late) => {}
             }
         }
     }
@@ -171,7 +204,7 @@ impl Spool {
     /// is.
     fn stalls_at(&self, end: u64) -> Option<Instant> {
         let places = self.places();
-        let far = places.readers.values().filter(|(at, _)| end - at >= OUTPUT_WAITING_BYTES_MAX);
+        let far = places.readers.values().filter(|(at, _)| end - at >= OUTPUT_STALLED_BYTES_MAX);
         let late = far.map(|(_, since)| *since + READER_STALL_MAX).max()?;
         (late > Instant::now()).then_some(late)
     }
@@ -190,26 +223,39 @@ impl Spool {
         }
         marks.end += data.len() as u64;
         self.marks.send_modify(|now| now.end = marks.end);
+        if let Keep::All(held) = &self.keep {
+            held.grow(data.len() as u64);
+        }
         self.free_old();
     }
 
     /// Gives back what is not to be kept.
     fn free_old(&self) {
         let marks = self.marks();
-        let newest = marks.end.saturating_sub(OUTPUT_KEPT_BYTES_MAX);
-        let from = match self.keep {
-            Keep::All => marks.taken.saturating_sub(OUTPUT_KEPT_BYTES_MAX),
-            Keep::Newest => newest,
+        let before = match &self.keep {
+            Keep::All(held) if held.is_tight() => marks.taken,
+            Keep::All(_) => marks.taken.saturating_sub(OUTPUT_KEPT_BYTES_MAX),
+            Keep::Newest => marks.end.saturating_sub(OUTPUT_KEPT_BYTES_MAX),
         };
-        let length = from.saturating_sub(marks.start) & !(OUTPUT_FREED_BYTES_MIN - 1);
-        if length == 0 {
-            return;
-        }
+        self.free(before & !(OUTPUT_FREED_BYTES_MIN - 1));
+    }
+
+    /// Gives back what somebody has read.
+    pub(crate) fn free_read(&self) {
+        self.free(self.marks().taken);
+    }
+
+    fn free(&self, before: u64) {
+        let start = self.marks().start;
+        let Some(length @ 1..) = before.checked_sub(start) else { return };
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        if let Err(error) = fallocate(&self.file, flags, marks.start, length) {
+        if let Err(error) = fallocate(&self.file, flags, start, length) {
             tracing::debug!(%error, "old output stays on the disk");
         }
-        self.marks.send_modify(|now| now.start = marks.start + length);
+        self.marks.send_modify(|now| now.start = before);
+        if let Keep::All(held) = &self.keep {
+            held.shrink(length);
+        }
     }
 
     /// Says that nothing more comes.
@@ -225,6 +271,14 @@ impl Spool {
         places.next += 1;
         places.readers.insert(number, (offset.min(self.marks().end), Instant::now()));
         Reader { marks: self.marks.subscribe(), spool: self.clone(), number, at: offset }
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        if let Keep::All(held) = &self.keep {
+            held.shrink(self.marks().held());
+        }
     }
 }
 
@@ -244,7 +298,7 @@ impl Reader {
             let marks = *self.marks.borrow_and_update();
             if self.at < marks.start {
                 match self.spool.keep {
-                    Keep::All => {
+                    Keep::All(_) => {
                         return Err(Error::Gone { offset: self.at, start: marks.start });
                     }
                     Keep::Newest => self.at = marks.start,
@@ -276,7 +330,7 @@ impl Reader {
         let at = self.at;
         self.spool.places().readers.insert(self.number, (at, Instant::now()));
         self.spool.marks.send_modify(|marks| marks.taken = marks.taken.max(at));
-        if self.spool.keep == Keep::All {
+        if matches!(self.spool.keep, Keep::All(_)) {
             self.spool.free_old();
         }
         Ok((from, data.into()))
@@ -294,12 +348,17 @@ impl Drop for Reader {
 mod tests {
     use std::time::Duration;
 
+    use super::super::held::Bounds;
     use super::*;
 
-    fn spool(keep: Keep) -> (tempfile::TempDir, Arc<Spool>) {
+    const MIB: usize = 1 << 20;
+
+    fn spool() -> (tempfile::TempDir, Arc<Held>, Arc<Spool>) {
         let dir = tempfile::tempdir().expect("a folder");
-        let spool = Spool::nameless(dir.path(), keep).expect("a file");
-        (dir, spool)
+        let bounds = Bounds { unread_bytes: 64 << 20, ..Bounds::USUAL };
+        let held = Held::new(dir.path(), bounds).expect("a folder");
+        let spool = Spool::nameless(dir.path(), &held).expect("a file");
+        (dir, held, spool)
     }
 
     async fn all(reader: &mut Reader) -> Vec<u8> {
@@ -313,7 +372,7 @@ mod tests {
 
     #[tokio::test]
     async fn readers_come_and_come_again() {
-        let (_dir, spool) = spool(Keep::All);
+        let (_dir, _held, spool) = spool();
         let text: Vec<u8> = (0..1_000_000_u32).flat_map(u32::to_le_bytes).collect();
         let mut first = spool.reader(0);
         let reading = tokio::spawn(async move { all(&mut first).await });
@@ -332,17 +391,17 @@ mod tests {
         assert!(matches!(beyond, Err(Error::Beyond { end: 4_000_000, .. })), "{beyond:?}");
     }
 
-    /// More than fits is never waiting, and what was read long ago is gone.
+    /// No more than is allowed is unread, and what was read long ago is gone.
     #[tokio::test(start_paused = true)]
     async fn the_writer_waits_for_the_reader() {
-        let (_dir, spool) = spool(Keep::All);
-        let piece = vec![1; 1 << 20];
+        let (_dir, held, spool) = spool();
+        let piece = vec![1; MIB];
         let mut reader = spool.reader(0);
+        let unread_max = held.bounds().unread_bytes;
         for _ in 0..300 {
-            while tokio::time::timeout(Duration::from_secs(1), spool.room()).await.is_err() {
-                let waiting = spool.marks().end - spool.marks().taken;
-                assert!(waiting >= OUTPUT_WAITING_BYTES_MAX, "it waits with {waiting} bytes");
-                assert!(waiting < OUTPUT_WAITING_BYTES_MAX + (1 << 20), "{waiting} bytes");
+            while tokio::time::timeout(Duration::from_secs(5), spool.room()).await.is_err() {
+                let unread = spool.marks().unread();
+                assert!((unread_max..unread_max + MIB as u64).contains(&unread), "{unread} bytes");
                 reader.next().await.expect("bytes");
             }
             spool.append(&piece);
@@ -352,7 +411,7 @@ mod tests {
         assert!(kept >= OUTPUT_KEPT_BYTES_MAX, "{marks:?}");
         assert!(kept <= OUTPUT_KEPT_BYTES_MAX + OUTPUT_FREED_BYTES_MIN, "{marks:?}");
         let blocks = std::os::unix::fs::MetadataExt::blocks(&spool.file.metadata().expect("facts"));
-        assert!(blocks * 512 <= OUTPUT_KEPT_BYTES_MAX + OUTPUT_WAITING_BYTES_MAX + (8 << 20));
+        assert!(blocks * 512 <= OUTPUT_KEPT_BYTES_MAX + unread_max + (8 << 20));
         let gone = spool.reader(marks.start - 1).next().await;
         assert!(matches!(gone, Err(Error::Gone { .. })), "{gone:?}");
         assert!(spool.reader(marks.start).next().await.expect("bytes").is_some());
@@ -360,8 +419,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_newest_is_kept_where_nobody_reads() {
-        let (_dir, spool) = spool(Keep::Newest);
-        let piece = vec![1; 1 << 20];
+        let dir = tempfile::tempdir().expect("a folder");
+        let spool = Spool::create(&dir.path().join("stdout")).expect("a file");
+        let piece = vec![1; MIB];
         for _ in 0..300 {
             spool.room().await;
             spool.append(&piece);

@@ -10,6 +10,7 @@ use tokio::sync::{MutexGuard, watch};
 use tonic::Status;
 
 use super::words::Piece;
+use crate::limits::END_AFTER_STDIN_MAX;
 
 /// Why nothing more can be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,7 +177,7 @@ impl Writing<'_> {
         let mut rest = &data[skipped..];
         while !rest.is_empty() {
             if let Some(why) = self.stdin.with(|state| state.closed) {
-                return Err(closed(why));
+                return Err(self.refused(why).await);
             }
             let Some(pipe) = self.pipe.as_ref() else { return Err(closed(Closed::Ended)) };
             let mut ready = tokio::select! {
@@ -213,6 +214,19 @@ impl Writing<'_> {
         }
         self.close(Closed::Eof);
         Ok(())
+    }
+
+    /// What a write hears after the end. Clients that hear it ask how the program ended: one that
+    /// reads no more is mostly about to end, and is waited for.
+    async fn refused(&mut self, why: Closed) -> Status {
+        if why == Closed::Broken {
+            let ended = self.ended.wait_for(|ended| *ended);
+            tokio::select! {
+                () = evicted(self.is_stream, &mut self.evicted) => return displaced(),
+                _ = tokio::time::timeout(END_AFTER_STDIN_MAX, ended) => {}
+            }
+        }
+        closed(why)
     }
 
     fn close(&mut self, why: Closed) {
@@ -321,8 +335,24 @@ mod tests {
     async fn a_program_that_is_gone_takes_nothing() {
         let (pipe, stdin) = stdin();
         drop(pipe);
+        let begun = std::time::Instant::now();
         let broken = stdin.write_from(0, false).await.unwrap().write(b"x").await.unwrap_err();
         assert_eq!(broken.code(), tonic::Code::FailedPrecondition);
+        assert!(begun.elapsed() >= END_AFTER_STDIN_MAX);
+        // Its end is told first.
+        let (pipe, stdin) = self::stdin();
+        drop(pipe);
+        let mut writing = stdin.write_from(0, false).await.unwrap();
+        let begun = std::time::Instant::now();
+        let end = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            stdin.end();
+        };
+        let (broken, ()) = tokio::join!(writing.write(b"x"), end);
+        assert_eq!(broken.unwrap_err().code(), tonic::Code::FailedPrecondition);
+        assert!(begun.elapsed() >= Duration::from_millis(50));
+        assert!(begun.elapsed() < END_AFTER_STDIN_MAX);
+        drop(writing);
         let (_pipe, stdin) = self::stdin();
         stdin.end();
         let ended = stdin.write_from(0, false).await.unwrap().write(b"x").await.unwrap_err();

@@ -1,0 +1,114 @@
+"""What the tests of sandboxes share: making and ending them, and looking at what they leave."""
+
+import contextlib
+import hashlib
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import serving
+
+APP = "sandbox-tests"
+
+
+def app_of(modal, name: str = APP):
+    """The app of the tests' sandboxes."""
+    return modal.App.lookup(name, create_if_missing=True)
+
+
+@contextlib.contextmanager
+def sandbox(modal, *args, **options):
+    """A sandbox that is gone after the block."""
+    options.setdefault("app", app_of(modal))
+    options.setdefault("image", modal.Image.debian_slim())
+    made = modal.Sandbox.create(*args, **options)
+    try:
+        yield made
+    finally:
+        made.terminate()
+
+
+def ran(made, *command, **options) -> str:
+    """Runs a command inside and returns what it printed; fails if it fails."""
+    process = made.exec(*command, **options)
+    out, err = process.stdout.read(), process.stderr.read()
+    assert process.wait() == 0, f"{command}: {process.returncode}\n{out}{err}"
+    return out
+
+
+def shell(made, script: str, **options) -> str:
+    """As [`ran`], for a shell's script."""
+    return ran(made, "sh", "-c", script, **options)
+
+
+def group_parent(server: serving.Server) -> str:
+    """The control group above those of the server's sandboxes."""
+    worker = os.path.realpath(server.data_dir / "worker")
+    return f"palisade/{hashlib.sha256(worker.encode()).hexdigest()[:12]}-s"
+
+
+def groups(server: serving.Server) -> list[Path]:
+    """Control groups of the server's sandboxes, in whichever hierarchies there are."""
+    tops = [Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()]
+    parents = {os.path.realpath(top / group_parent(server)) for top in tops}
+    found = [Path(one) for one in parents if Path(one).is_dir()]
+    return [entry for one in found for entry in one.iterdir() if entry.is_dir()]
+
+
+def processes() -> list[int]:
+    """Processes of this machine that run as an id of a container."""
+    found = []
+    last = serving.FIRST_ID + serving.IDS_EACH * serving.RANGES_MAX
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError, TypeError):
+            uid = int(re.search(r"^Uid:\s+(\d+)", status.read_text(), re.M)[1])
+            if serving.FIRST_ID <= uid < last:
+                found.append(int(status.parent.name))
+    return found
+
+
+def supervisors(server: serving.Server) -> list[int]:
+    """Processes beside the server that hold its sandboxes."""
+    found = []
+    folder = os.fsencode(os.path.realpath(server.data_dir / "worker/sandboxes"))
+    for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if folder in cmdline.read_bytes():
+                found.append(int(cmdline.parent.name))
+    return found
+
+
+def kernel_state(server: serving.Server) -> dict[str, int]:
+    """How much of each kind a server's sandboxes could leave behind."""
+    words = ["ip", "-o", "link", "show"]
+    links = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    namespaces = subprocess.run(["lsns", "-n", "-o", "NS"], capture_output=True, text=True,
+                                check=True).stdout
+    folder = server.data_dir / "worker/sandboxes"
+    running = [one for one in folder.glob("*/sock")] if folder.is_dir() else []
+    scratch = [one for one in (server.data_dir / "worker/disk").rglob("*")
+               if one.name.startswith("ta-")]
+    return {
+        "processes": len(processes()),
+        "supervisors": len(supervisors(server)),
+        "groups": len(groups(server)),
+        "mounts": Path("/proc/mounts").read_text().count("palisade"),
+        "interfaces": len(re.findall(r"^\d+: pal", links, re.M)),
+        "namespaces": len(namespaces.split()),
+        "sockets": len(running),
+        "scratch folders": len(scratch),
+    }
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory that a process has for itself and shares with others, in bytes."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"^VmRSS:\s+(\d+) kB", status, re.M)[1]) << 10
+
+
+def private_bytes(pid: int) -> int:
+    """Memory that goes with a process, in bytes."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    kinds = re.findall(r"^Private_(?:Clean|Dirty):\s+(\d+) kB", rollup, re.M)
+    return sum(map(int, kinds)) << 10
