@@ -222,6 +222,7 @@ def test_fields_of_images(warm, parts):
     assert findings(warm, "ImageGetOrCreate", IMAGE, make, given) == []
 
 
+@pytest.mark.log_allows("a sandbox could not be started")
 def test_fields_of_sandboxes(warm, parts):
     def make(_number):
         request = api_pb2.SandboxCreateV2Request(app_id=parts["app"])

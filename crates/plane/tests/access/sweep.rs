@@ -15,11 +15,10 @@ const AT_ONCE: Duration = Duration::from_secs(5);
 /// An answer may be held; that it is held says that the gate was passed.
 const HELD: Duration = Duration::from_millis(150);
 
-/// Paths and names of every rpc.
+/// Paths and names of every rpc of the control plane. The command router's stand in the worker.
 fn rpcs() -> Vec<(String, &'static str)> {
-    let client = wire::names::CLIENT.iter().map(|name| (wire::CLIENT_SERVICE, *name));
-    let router = wire::names::ROUTER.iter().map(|name| (wire::ROUTER_SERVICE, *name));
-    client.chain(router).map(|(service, name)| (format!("/{service}/{name}"), name)).collect()
+    let path = |name: &&'static str| (format!("/{}/{name}", wire::CLIENT_SERVICE), *name);
+    wire::names::CLIENT.iter().map(path).collect()
 }
 
 /// What a caller hears at a row that is closed to it.
