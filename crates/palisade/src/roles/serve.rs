@@ -152,7 +152,7 @@ async fn until_told(serve: &Serve, data: &Data) -> Result<()> {
     let mut server = start(serve, data, &reach.url).await?;
     let token = first_start(&server.plane.store, data, &server.plane).await?;
     let routes = routes(&server.plane, &server.tables, Transport::Port)
-        .merge(worker::router::service(server.worker.clone(), secrets(&server.plane)));
+        .merge(worker::router::service(&server.worker, secrets(&server.plane)));
     let plane = server.plane.clone();
     let Reach { port, speech, url, ca_file, ca_bundle } = reach;
     server.work.spawn(async move { port.serve(routes, &speech, plane.closed()).await });
@@ -269,7 +269,7 @@ fn secrets(plane: &Arc<Plane>) -> Arc<worker::router::SecretsFn> {
             for id in ids {
                 // One at a time: what stands between them in the request is kept in its place.
                 let secret = plane.secrets_for(&task, std::slice::from_ref(&id)).await;
-                match secret.map_err(|error| plane::api::refusal::Refusal::from(error))? {
+                match secret.map_err(plane::api::refusal::Refusal::from)? {
                     Some(Ok(variables)) => found.push(variables),
                     Some(Err(_)) | None => {
                         return Err(plane::api::refusal::Refusal::not_found("secret", id).into());

@@ -201,8 +201,7 @@ mod tests {
         bytes.put_u8(0);
         bytes.put_u32(message.encoded_len().try_into().unwrap());
         message.encode(&mut bytes).unwrap();
-        let pieces: Vec<_> =
-            bytes.chunks(piece).map(|piece| Bytes::copy_from_slice(piece)).collect();
+        let pieces: Vec<_> = bytes.chunks(piece).map(Bytes::copy_from_slice).collect();
         let frames = pieces.into_iter().map(|piece| Ok::<_, Status>(Frame::data(piece)));
         Body::new(StreamBody::new(stream::iter(frames)))
     }

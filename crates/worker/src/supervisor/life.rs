@@ -418,15 +418,9 @@ impl Life {
         }
     }
 
-    /// Kills what is left until nothing is, and says how it ended.
-    async fn finish(
-        self: &Arc<Self>,
-        cause: Cause,
-        on_terminal: Option<Exit>,
-        program: &AsyncFd<OwnedFd>,
-    ) -> End {
-        let is_natural = matches!(cause, Cause::Program) && on_terminal.is_none();
-        while !is_natural {
+    /// Kills everything in it until its first process is gone.
+    async fn kill_all(self: &Arc<Self>, program: &AsyncFd<OwnedFd>) {
+        loop {
             let life = self.clone();
             let killed = tokio::task::spawn_blocking(move || {
                 let child = life.child.read().unwrap_or_else(PoisonError::into_inner);
@@ -436,8 +430,20 @@ impl Life {
                 tracing::error!(%error, "a sandbox cannot be killed: it is tried again");
             }
             if tokio::time::timeout(END_PAUSE, program.readable()).await.is_ok() {
-                break;
+                return;
             }
+        }
+    }
+
+    /// Kills what is left until nothing is, and says how it ended.
+    async fn finish(
+        self: &Arc<Self>,
+        cause: Cause,
+        on_terminal: Option<Exit>,
+        program: &AsyncFd<OwnedFd>,
+    ) -> End {
+        if !matches!(cause, Cause::Program) || on_terminal.is_some() {
+            self.kill_all(program).await;
         }
         let life = self.clone();
         let ended = tokio::task::spawn_blocking(move || {
