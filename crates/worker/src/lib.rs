@@ -139,6 +139,7 @@ impl Worker {
         let parent = cgroup_parent(&config);
         jail::sweep(&parent, &[]).map_err(Error::Sweep)?;
         jail::sweep(&sandbox_cgroup_parent(&config), &living).map_err(Error::Sweep)?;
+        jail::sweep(&supervisor_cgroup_parent(&config), &living).map_err(Error::Sweep)?;
         let disk = DiskConfig { dir: folder("disk")?, capacity_bytes: None, only: None };
         let disk = Disk::open_keeping(&disk, &living).map_err(Error::Disk)?;
         let tools = sandbox::tools::Tools::open(folder("tools")?).map_err(Error::Tools)?;
@@ -218,8 +219,12 @@ impl Worker {
         if let Err(error) = jail::sweep(&self.cgroup_parent(), &[]) {
             tracing::error!(%error, "a container's control group could not be removed");
         }
-        let groups = [self.sandbox_cgroup_parent(), self.supervisor_cgroup(), self.cgroup_parent()];
-        for group in groups {
+        // Nobody reads any more from supervisors of sandboxes that have ended.
+        let (parent, living) = (self.supervisor_cgroup_parent(), self.sandboxes.living());
+        if let Err(error) = jail::sweep(&parent, &living) {
+            tracing::error!(%error, "a supervisor's control group could not be removed");
+        }
+        for group in [self.sandbox_cgroup_parent(), parent, self.cgroup_parent()] {
             if let Err(error) = jail::remove_parents(&group) {
                 tracing::error!(%error, "the worker's control groups could not be removed");
             }
@@ -232,10 +237,14 @@ impl Worker {
         sandbox_cgroup_parent(&self.config)
     }
 
-    /// The control group of supervisors.
-    pub(crate) fn supervisor_cgroup(&self) -> String {
-        format!("{}-v", self.cgroup_parent())
+    /// The control group below which supervisors have theirs.
+    pub(crate) fn supervisor_cgroup_parent(&self) -> String {
+        supervisor_cgroup_parent(&self.config)
     }
+}
+
+fn supervisor_cgroup_parent(config: &Config) -> String {
+    format!("{}-v", cgroup_parent(config))
 }
 
 fn sandbox_cgroup_parent(config: &Config) -> String {

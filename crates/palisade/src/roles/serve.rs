@@ -155,7 +155,7 @@ async fn until_told(serve: &Serve, data: &Data) -> Result<()> {
     let mut server = start(serve, data, &reach).await?;
     let token = first_start(&server.plane.store, data, &server.plane).await?;
     let routes = routes(&server.plane, &server.tables, Transport::Port)
-        .merge(worker::router::service(server.worker.clone(), secrets(&server.plane)));
+        .merge(worker::router::service(&server.worker, secrets(&server.plane)));
     let (plane, local) = (server.plane.clone(), routes.clone());
     let listener = UnixListener::from_std(data.listen(crate::calls::SOCKET)?)?;
     let closing = plane.clone();

@@ -6,7 +6,7 @@ mod network;
 mod rows;
 mod start;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use axum::Router;
 use futures::future::BoxFuture;
@@ -30,16 +30,16 @@ pub type SecretsFn = dyn Fn(TaskId, Vec<SecretId>) -> Looked + Send + Sync;
 
 type Looked = BoxFuture<'static, Result<Vec<Variables>, Status>>;
 
-/// What answers.
+/// What answers. Streams that clients read do not keep the worker from ending.
 #[derive(Clone)]
 struct Desk {
-    worker: Arc<Worker>,
+    worker: Weak<Worker>,
     secrets: Arc<SecretsFn>,
 }
 
 /// The routes of the command router, for the server's port.
-pub fn service(worker: Arc<Worker>, secrets: Arc<SecretsFn>) -> Router {
-    let desk = Desk { worker, secrets };
+pub fn service(worker: &Arc<Worker>, secrets: Arc<SecretsFn>) -> Router {
+    let desk = Desk { worker: Arc::downgrade(worker), secrets };
     let path = format!("/{}/{{rpc}}", wire::ROUTER_SERVICE);
     let answer = move |request: Request<axum::body::Body>| {
         let desk = desk.clone();
@@ -70,7 +70,8 @@ impl Desk {
         let token = token.ok_or_else(|| {
             Status::unauthenticated("the request has no token of the command router")
         })?;
-        verify(&self.worker.config.router_key, token, now()).map_err(|error| {
+        let worker = self.worker()?;
+        verify(&worker.config.router_key, token, now()).map_err(|error| {
             Status::unauthenticated(match error {
                 Invalid::Foreign => "the token of the command router is not one of this server",
                 Invalid::Expired => "the token of the command router has expired: ask for another",
@@ -101,8 +102,12 @@ impl Desk {
         }
     }
 
+    fn worker(&self) -> Result<Arc<Worker>, Status> {
+        self.worker.upgrade().ok_or_else(|| Status::unavailable("the server is ending"))
+    }
+
     fn find(&self, task: &TaskId) -> Result<Found, Status> {
-        let found = self.worker.sandboxes.find(task);
+        let found = self.worker()?.sandboxes.find(task);
         found.ok_or_else(|| Status::not_found(format!("no sandbox with task `{task}` is here")))
     }
 

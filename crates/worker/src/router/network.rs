@@ -27,7 +27,7 @@ pub(super) async fn set(
             let missing = || Status::invalid_argument("network_access: it is missing");
             let rule = rule(request.network_access.ok_or_else(missing)?)?;
             let sandbox = desk.running(&task)?;
-            let worker = desk.worker.clone();
+            let worker = desk.worker()?;
             let done = tokio::task::spawn_blocking(move || sandbox.set_network(&worker, rule));
             let died = |_| Status::internal("a thread of the worker died");
             done.await.map_err(died)?.map_err(|error| Status::internal(error.to_string()))?;

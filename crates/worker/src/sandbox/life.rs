@@ -12,7 +12,7 @@ use super::folder::Folder;
 use super::link::Error;
 use super::{Held, Sandbox, lock, output, start};
 use crate::Worker;
-use crate::limits::{END_PAUSE, END_TRIES_MAX, LAST_LINES_MAX};
+use crate::limits::{END_PAUSE, END_TRIES_MAX, LAST_LINES_MAX, LINGER_MAX, LINGER_MIN};
 use crate::supervisor::words::{END, ENDED, Ending, State};
 use crate::task::{chain, now};
 
@@ -78,8 +78,32 @@ pub(super) async fn finish(worker: &Arc<Worker>, sandbox: &Arc<Sandbox>, task: &
     if let Err(error) = sandbox.folder.remove_record() {
         tracing::error!(%error, "the record of a sandbox stays behind");
     }
-    let worker = worker.clone();
-    let _ = tokio::task::spawn_blocking(move || worker.sandboxes.forget()).await;
+    tokio::spawn(clear_up(worker.clone(), sandbox.clone()));
+}
+
+/// Removes what stays for a moment longer than the sandbox: its supervisor answers those who still
+/// read, and then ends by itself.
+async fn clear_up(worker: Arc<Worker>, sandbox: Arc<Sandbox>) {
+    let mut closing = worker.sandboxes.closing.subscribe();
+    let gone = async {
+        while sandbox.folder.connect().is_ok() {
+            tokio::time::sleep(LINGER_MIN).await;
+        }
+    };
+    tokio::select! {
+        _ = tokio::time::timeout(LINGER_MIN + LINGER_MAX, gone) => {}
+        // The worker clears up when it closes.
+        () = async { let _ = closing.wait_for(|closing| *closing).await; } => return,
+    }
+    let cleared = tokio::task::spawn_blocking(move || {
+        let name = sandbox.folder.name();
+        let removed = jail::end_named(&worker.supervisor_cgroup_parent(), name);
+        worker.sandboxes.forget();
+        removed
+    });
+    if let Ok(Err(error)) = cleared.await {
+        tracing::error!(%error, "the control group of a supervisor stays behind");
+    }
 }
 
 /// Waits for its end, by itself or because it is told to.

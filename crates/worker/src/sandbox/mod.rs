@@ -105,6 +105,15 @@ impl Sandboxes {
         Folder::of(&self.all, task)
     }
 
+    /// The names of those that live, as their control groups have them. Blocks.
+    pub(crate) fn living(&self) -> Vec<String> {
+        let left = folder::left(&self.all).unwrap_or_else(|error| {
+            tracing::error!(%error, "the folders of sandboxes cannot be read");
+            folder::Left::default()
+        });
+        left.living.into_iter().map(|(folder, _)| folder.name().to_owned()).collect()
+    }
+
     /// What an earlier worker left; only once.
     pub(crate) fn take_left(&self) -> folder::Left {
         lock(&self.left).take().unwrap_or_default()

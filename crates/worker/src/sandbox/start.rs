@@ -165,7 +165,8 @@ fn spawn(worker: &Worker, folder: &Folder) -> Result<(), Error> {
     let mut command = tokio::process::Command::new("/proc/self/exe");
     command
         .arg0(MARK)
-        .args([folder.path().as_os_str(), worker.supervisor_cgroup().as_ref()])
+        .arg(folder.path())
+        .arg(format!("{}/{}", worker.supervisor_cgroup_parent(), folder.name()))
         .env_clear()
         // One arena for all threads, and little that is kept free in it: supervisors are many.
         .env("MALLOC_ARENA_MAX", "1")

@@ -423,8 +423,8 @@ impl Life {
         }
     }
 
-    /// Kills all of it, until it is dead.
-    async fn kill(self: &Arc<Self>, program: &AsyncFd<OwnedFd>) {
+    /// Kills everything in it until its first process is gone.
+    async fn kill_all(self: &Arc<Self>, program: &AsyncFd<OwnedFd>) {
         loop {
             let life = self.clone();
             let killed = tokio::task::spawn_blocking(move || {
@@ -447,9 +447,8 @@ impl Life {
         on_terminal: Option<Exit>,
         program: &AsyncFd<OwnedFd>,
     ) -> End {
-        let is_natural = matches!(cause, Cause::Program) && on_terminal.is_none();
-        if !is_natural {
-            self.kill(program).await;
+        if !matches!(cause, Cause::Program) || on_terminal.is_some() {
+            self.kill_all(program).await;
         }
         let life = self.clone();
         let ended = tokio::task::spawn_blocking(move || {
