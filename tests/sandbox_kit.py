@@ -108,7 +108,10 @@ def resident_bytes(pid: int) -> int:
 
 
 def private_bytes(pid: int) -> int:
-    """Memory that goes with a process, in bytes."""
-    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    """Memory that goes with a process, in bytes; none if it has gone."""
+    try:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0
     kinds = re.findall(r"^Private_(?:Clean|Dirty):\s+(\d+) kB", rollup, re.M)
     return sum(map(int, kinds)) << 10

@@ -105,8 +105,8 @@ def test_a_command_in_a_container(modal, server, living):
     listed = json.loads(modal_says(server, "container", "list", "--json"))
     (mine,) = [row for row in listed if row["container_id"] == task]
     assert mine["app_name"] == "sandbox-tests"
-    read = ["container", "exec", "--no-pty", task, "--", "cat", "/kept"]
-    assert modal_says(server, *read) == "kept\n"
+    words = ["container", "exec", "--no-pty", task, "--", "cat", "/kept"]
+    assert modal_says(server, *words) == "kept\n"
     terminal = Terminal(server, serving.MODAL, "container", "exec", task, "--", "sh", "-c", "tty")
     terminal.shows("/dev/pts/")
     assert terminal.end() == 0

@@ -57,6 +57,6 @@ def test_what_one_exec_leaves_the_next_one_finds(modal):
     try:
         shell(made, "echo kept > /tmp/file; (setsid sleep 300 >/dev/null 2>&1 &)")
         assert shell(made, "cat /tmp/file") == "kept\n"
-        assert "sleep\0300" in shell(made, "cat /proc/[0-9]*/cmdline")
+        assert "sleep\x00300" in shell(made, "cat /proc/[0-9]*/cmdline")
     finally:
         made.terminate()

@@ -9,7 +9,8 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use crate::cgroup::{self, Group, Usage};
 use crate::exec::Leftovers;
-use crate::limits::{EXEC_MS_MAX, KILL_MS_MAX};
+use crate::hanging;
+use crate::limits::{EXEC_MS_MAX, KILL_MS_MAX, STUCK_MS_MAX};
 use crate::message::{self, News, Order};
 use crate::plan::{IdRange, Plan};
 
@@ -19,6 +20,9 @@ pub enum Error {
     /// Waiting failed.
     #[error("waiting for the container {name}: {source}")]
     Wait { name: String, source: io::Error },
+    /// A file system that does not answer could not be broken off.
+    #[error("breaking off the file systems of the container {name}: {source}")]
+    BreakOff { name: String, source: io::Error },
     /// The signal could not be passed on.
     #[error("sending signal {signal} to the program of the container {name}: {source}")]
     Signal { name: String, signal: i32, source: io::Error },
@@ -116,6 +120,15 @@ impl Child {
     /// The kernel's.
     pub fn kill(&self) -> Result<(), Error> {
         self.life.kill()
+    }
+
+    /// Breaks off file systems (FUSE) that the container sees and the caller does not: processes
+    /// that wait for an answer of one get an error, and die if they were killed.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn break_off(&self) -> Result<(), Error> {
+        self.life.break_off()
     }
 
     /// Stops every process of the container until [`Self::thaw`], without their noticing; returns
@@ -251,6 +264,11 @@ impl Life {
         Ok(self.group.kill()?)
     }
 
+    fn break_off(&self) -> Result<(), Error> {
+        hanging::break_off(&self.group.members())
+            .map_err(|source| Error::BreakOff { name: self.name.clone(), source })
+    }
+
     fn finish(&mut self, limit: Duration) -> Result<Ended, Error> {
         let exited = match self.before {
             Some(before) => before,
@@ -259,7 +277,13 @@ impl Life {
         self.before = Some(exited);
         if exited.is_none() {
             self.kill()?;
-            if !message::ready(&self.pidfd, limit).unwrap_or(false) {
+            let soon = limit.min(Duration::from_millis(STUCK_MS_MAX));
+            let mut is_dead = message::ready(&self.pidfd, soon).unwrap_or(false);
+            if !is_dead {
+                self.break_off()?;
+                is_dead = message::ready(&self.pidfd, limit - soon).unwrap_or(false);
+            }
+            if !is_dead {
                 let process = self.group.stuck().unwrap_or_else(|| "a process".to_owned());
                 let (name, waited_ms) = (self.name.clone(), limit.as_millis());
                 return Err(Error::Lingers { name, process, waited_ms });

@@ -18,6 +18,7 @@ mod cgroup;
 mod child;
 pub mod disk;
 mod exec;
+mod hanging;
 pub mod host;
 mod inside;
 pub mod limits;

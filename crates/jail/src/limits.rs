@@ -26,6 +26,8 @@ pub const PREPARE_MS_MAX: u64 = 30_000;
 pub const FREEZE_MS_MAX: u64 = 5_000;
 /// Milliseconds until a tree must lie in a running container, or be taken out of it.
 pub const ATTACH_MS_MAX: u64 = 10_000;
+/// Milliseconds after which file systems are broken off that keep killed processes from dying.
+pub const STUCK_MS_MAX: u64 = 500;
 /// Milliseconds until a killed tree must be gone.
 pub const KILL_MS_MAX: u64 = 30_000;
 /// Retries of a path lookup that raced with a rename.

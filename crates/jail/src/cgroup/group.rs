@@ -274,15 +274,19 @@ impl Group {
         })
     }
 
-    /// The name of a process in it that is in the middle of a call that cannot be broken off, and
-    /// where in the kernel it waits.
-    pub(crate) fn stuck(&self) -> Option<String> {
-        let top = self.v2.as_ref().or_else(|| self.v1.first())?;
+    /// The processes in it and below.
+    pub(crate) fn members(&self) -> Vec<String> {
+        let Some(top) = self.v2.as_ref().or_else(|| self.v1.first()) else { return vec![] };
         let mut groups = vec![top.clone()];
         collect(top, &mut groups);
         let members = groups.iter().filter_map(|path| fs::read_to_string(path.join(MEMBERS)).ok());
-        let members = members.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>());
-        let mut stuck = members.filter_map(|pid| {
+        members.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect()
+    }
+
+    /// The name of a process in it that is in the middle of a call that cannot be broken off, and
+    /// where in the kernel it waits.
+    pub(crate) fn stuck(&self) -> Option<String> {
+        let mut stuck = self.members().into_iter().filter_map(|pid| {
             let process = Path::new("/proc").join(&pid);
             let status = fs::read_to_string(process.join("status")).ok()?;
             let waits = status.lines().any(|line| line.starts_with("State:\tD"));

@@ -145,6 +145,23 @@ fn a_container_ends_in_the_middle_of_a_read() {
     leaves_nothing(&ground);
 }
 
+/// What only the container sees is broken off; nobody else can wait for it.
+#[test]
+fn a_file_system_of_its_own_holds_nothing_up() {
+    let ground = Ground::new();
+    let hanging = Hanging::mount(&ground.path("fuse"), 0);
+    let child = hold_with(&ground, &hanging);
+    unmount(&hanging.point, UnmountFlags::DETACH).unwrap();
+    let reader = exec(&child, &script("exec cat /hanging/file")).unwrap();
+    wait_until("it reads", || hanging.asked.load(Ordering::Relaxed));
+    let begin = Instant::now();
+    child.end().unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+    assert_eq!(reader.finish().0, Exit::Signal(9));
+    drop(hanging);
+    leaves_nothing(&ground);
+}
+
 #[test]
 fn what_no_kill_reaches_is_named_and_ended_later() {
     let ground = Ground::new();

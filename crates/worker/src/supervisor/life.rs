@@ -437,6 +437,19 @@ impl Life {
             if tokio::time::timeout(END_PAUSE, program.readable()).await.is_ok() {
                 return;
             }
+            self.break_off().await;
+        }
+    }
+
+    /// Lets go of killed processes that wait for a file system which does not answer.
+    async fn break_off(self: &Arc<Self>) {
+        let life = self.clone();
+        let broken = tokio::task::spawn_blocking(move || {
+            let child = life.child.read().unwrap_or_else(PoisonError::into_inner);
+            child.as_ref().map_or(Ok(()), Child::break_off)
+        });
+        if let Ok(Err(error)) = broken.await {
+            tracing::error!(%error, "a killed sandbox waits for a file system");
         }
     }
 
