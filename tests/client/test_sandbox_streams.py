@@ -97,3 +97,14 @@ def test_what_nobody_reads_is_kept(modal, server):
             hasher.update(part.encode())
         assert expected[:2] == ["/done", hasher.hexdigest()]
     assert peak.most < MEMORY_BYTES_MAX
+
+
+def test_a_program_that_reads_no_more(modal):
+    with sandbox(modal) as made:
+        process = made.exec("sh", "-c", "head -c 10 >/dev/null; exec <&-; sleep 1; exit 5")
+        with pytest.raises(ValueError, match="reads no more|has ended"):
+            for _ in range(100):
+                process.stdin.write(bytes(CHUNK_BYTES))
+                process.stdin.drain()
+        # Whoever is told so finds how it ended.
+        assert process.poll() == 5
