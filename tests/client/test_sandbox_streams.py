@@ -102,7 +102,7 @@ def test_what_nobody_reads_is_kept(modal, server):
 def test_a_program_that_reads_no_more(modal):
     with sandbox(modal) as made:
         process = made.exec("sh", "-c", "head -c 10 >/dev/null; exec <&-; sleep 1; exit 5")
-        with pytest.raises(ValueError, match="reads no more|has ended"):
+        with pytest.raises(modal.exception.ConflictError, match="reads no more|has ended"):
             for _ in range(100):
                 process.stdin.write(bytes(CHUNK_BYTES))
                 process.stdin.drain()

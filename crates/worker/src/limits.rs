@@ -96,6 +96,11 @@ pub(crate) const OUTPUT_STALLED_BYTES_MAX: u64 = 64 << 20;
 /// Bytes of output that are kept behind the furthest reader, for one that has lost its connection:
 /// twice the client's window, because so much can be on its way to a client that reads nothing.
 pub(crate) const OUTPUT_KEPT_BYTES_MAX: u64 = 128 << 20;
+/// How long a program's end is kept from whoever asks for it while somebody reads its output. The
+/// client's commands print what they read on the side, and end with the program (modal 1.6.4).
+pub(crate) const END_BEHIND_OUTPUT_MAX: Duration = Duration::from_millis(500);
+/// How long it is kept while nobody reads: who starts to read asks for both at the same time.
+pub(crate) const READER_COMES_MAX: Duration = Duration::from_millis(10);
 /// Bytes of output that are given back to the file system at a time.
 pub(crate) const OUTPUT_FREED_BYTES_MIN: u64 = 4 << 20;
 /// Bytes of output in one message.

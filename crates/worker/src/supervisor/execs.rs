@@ -17,7 +17,9 @@ use super::life::Life;
 use super::pump::{self, Stage, watched, watched_only};
 use super::spool::Spool;
 use super::stdin::Stdin;
-use crate::limits::{EXEC_READ_KEPT_MAX, EXEC_UNREAD_KEPT_MAX, EXECS_ENDED_MAX, EXECS_MAX};
+use crate::limits::{
+    END_BEHIND_OUTPUT_MAX, EXEC_READ_KEPT_MAX, EXEC_UNREAD_KEPT_MAX, EXECS_ENDED_MAX, EXECS_MAX,
+};
 
 /// What is to be started, checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -229,6 +231,16 @@ impl Running {
     /// How it ended, if it has.
     pub(crate) fn exit(&self) -> Option<Exit> {
         *self.exit.borrow()
+    }
+
+    /// Waits a moment for those that read its output, after its end.
+    pub(crate) async fn output_read(&self) {
+        let all = async {
+            for spool in [&self.stdout, &self.stderr].into_iter().flatten() {
+                spool.read_out().await;
+            }
+        };
+        let _ = tokio::time::timeout(END_BEHIND_OUTPUT_MAX, all).await;
     }
 
     /// Waits for its end for a while.

@@ -422,7 +422,9 @@ async fn wait(
     let exec = find(&life, &request.task_id, &request.exec_id).await?;
     let exit = exec.ended_within(EXEC_WAIT_MAX).await;
     let still = || Status::deadline_exceeded("the program still runs: ask again");
-    let exit_status = Some(match exit.ok_or_else(still)? {
+    let exit = exit.ok_or_else(still)?;
+    exec.output_read().await;
+    let exit_status = Some(match exit {
         Exit::Code(code) => ExitStatus::Code(code),
         Exit::Signal(signal) => ExitStatus::Signal(signal),
     });

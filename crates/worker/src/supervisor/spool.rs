@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::held::Held;
 use crate::limits::{
     OUTPUT_ALWAYS_BYTES, OUTPUT_FREED_BYTES_MIN, OUTPUT_KEPT_BYTES_MAX, OUTPUT_MESSAGE_BYTES_MAX,
-    OUTPUT_STALLED_BYTES_MAX, READER_STALL_MAX, SPACE_LOOK_EVERY,
+    OUTPUT_STALLED_BYTES_MAX, READER_COMES_MAX, READER_STALL_MAX, SPACE_LOOK_EVERY,
 };
 
 /// What happens while nobody reads.
@@ -258,6 +258,26 @@ impl Spool {
         }
     }
 
+    /// Waits until all of it was read, or until nobody comes who reads it.
+    pub(crate) async fn read_out(&self) {
+        let mut marks = self.marks.subscribe();
+        let late = Instant::now() + READER_COMES_MAX;
+        loop {
+            let now = *marks.borrow_and_update();
+            if now.readers == 0 && now.finished && now.unread() == 0 {
+                return;
+            }
+            let changed = marks.changed();
+            let _ = match now.readers {
+                0 => match tokio::time::timeout_at(late, changed).await {
+                    Ok(changed) => changed,
+                    Err(_) => return,
+                },
+                _ => changed.await,
+            };
+        }
+    }
+
     /// Says that nothing more comes.
     pub(crate) fn finish(&self) {
         self.marks.send_if_modified(|marks| !std::mem::replace(&mut marks.finished, true));
@@ -415,6 +435,27 @@ mod tests {
         let gone = spool.reader(marks.start - 1).next().await;
         assert!(matches!(gone, Err(Error::Gone { .. })), "{gone:?}");
         assert!(spool.reader(marks.start).next().await.expect("bytes").is_some());
+    }
+
+    /// An end is told behind the output, to those that read it.
+    #[tokio::test(start_paused = true)]
+    async fn an_end_waits_for_readers() {
+        let (_dir, _held, spool) = spool();
+        spool.append(b"text");
+        let begun = Instant::now();
+        spool.read_out().await;
+        assert_eq!(begun.elapsed(), READER_COMES_MAX);
+        let mut reader = spool.reader(0);
+        let minute = Duration::from_secs(60);
+        assert!(tokio::time::timeout(minute, spool.read_out()).await.is_err());
+        reader.next().await.expect("bytes").expect("some");
+        spool.finish();
+        assert!(tokio::time::timeout(minute, spool.read_out()).await.is_err());
+        assert!(reader.next().await.expect("the end").is_none());
+        drop(reader);
+        let begun = Instant::now();
+        spool.read_out().await;
+        assert_eq!(begun.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]
