@@ -87,6 +87,8 @@ pub(crate) const OUTPUT_MESSAGE_BYTES_MAX: usize = 128 << 10;
 pub(crate) const READER_STALL_MAX: Duration = Duration::from_secs(10);
 /// How long a program's streams may be silent after its end, while background processes hold them.
 pub(crate) const SILENCE_AFTER_END_MAX: Duration = Duration::from_secs(1);
+/// Pause between two reads of what is thrown away: a pipe's 64 KiB each time.
+pub(crate) const DRAIN_PAUSE: Duration = Duration::from_millis(2);
 /// Bytes of one message of a stream that is written.
 pub(crate) const INPUT_MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// Bytes of the fields of a request around its data.
