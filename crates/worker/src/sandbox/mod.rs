@@ -34,7 +34,7 @@ pub(crate) const FOLDER: &str = "sandboxes";
 pub(crate) enum Found {
     /// It runs.
     Running(Arc<Sandbox>),
-    /// It is being started.
+    /// It is being started, or an earlier worker left it and it was not gone on with yet.
     Starting,
     /// It has ended; its output may still be there.
     Ended(Folder),
@@ -145,7 +145,11 @@ impl Sandboxes {
             return Some(running.map_or(Found::Starting, Found::Running));
         }
         let folder = self.folder(task);
-        folder.path().is_dir().then_some(Found::Ended(folder))
+        match folder.path().is_dir() {
+            true if folder.may_live() => Some(Found::Starting),
+            true => Some(Found::Ended(folder)),
+            false => None,
+        }
     }
 
     /// Lets go of all: they go on without this worker.
