@@ -25,6 +25,7 @@ use folder::{Folder, Record};
 use link::Link;
 
 pub use input::Unwritten;
+pub(crate) use inside::policy;
 pub(crate) use life::run;
 
 /// The folder of all sandboxes, in the worker's.
@@ -65,6 +66,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Sandbox {
+    /// Takes what it owns; from then on nothing is given to it.
+    fn take_owned(&self) -> (Option<Attached>, Option<Held>) {
+        let mut network = lock(&self.network);
+        let held = lock(&self.held).take();
+        (network.take(), held)
+    }
+
     /// Its first process.
     pub(crate) fn pid(&self) -> i32 {
         lock(&self.record).pid
