@@ -138,6 +138,8 @@ pub(crate) const ENDED_SANDBOXES_MAX: usize = 256;
 pub(crate) const ENDED_SANDBOX_KEPT_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// Bytes on the disk that the output of all of them may take.
 pub(crate) const ENDED_OUTPUT_BYTES_MAX: u64 = 4 << 30;
+/// Pause before the output of a sandbox is asked for again whose connection was lost.
+pub(crate) const FOLLOW_PAUSE: Duration = Duration::from_millis(500);
 /// How long the last output of a sandbox may take to be reported after its end.
 pub(crate) const LAST_LINES_MAX: Duration = Duration::from_secs(5);
 /// Bytes of a sandbox's record.
