@@ -3,6 +3,7 @@
 //! Nothing here does I/O, reads a clock or draws a random number: `now` and new ids come in as
 //! arguments (A1), so the same code runs in the server and in a simulation.
 
+pub mod allowed;
 pub mod autoscale;
 pub mod call;
 pub mod ids;

@@ -35,7 +35,7 @@ pub enum Report {
         worker: WorkerId,
         /// What it has.
         capacity: Capacity,
-        /// Containers that live on it.
+        /// Containers that live on it, or whose ends it still reports.
         running: Vec<TaskId>,
     },
     /// The container's processes exist.

@@ -111,6 +111,8 @@ pub(crate) const READER_STALL_MAX: Duration = Duration::from_secs(10);
 pub(crate) const SILENCE_AFTER_END_MAX: Duration = Duration::from_secs(1);
 /// How long a write to a program that reads no more waits for its end before it fails.
 pub(crate) const END_AFTER_STDIN_MAX: Duration = Duration::from_secs(2);
+/// Pause between two reads of what is thrown away: a pipe's 64 KiB each time.
+pub(crate) const DRAIN_PAUSE: Duration = Duration::from_millis(2);
 /// Bytes of one message of a stream that is written.
 pub(crate) const INPUT_MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// Bytes of the fields of a request around its data.
@@ -160,6 +162,8 @@ pub(crate) const ENDED_SANDBOXES_MAX: usize = 256;
 pub(crate) const ENDED_SANDBOX_KEPT_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// Bytes on the disk that the output of all of them may take.
 pub(crate) const ENDED_OUTPUT_BYTES_MAX: u64 = 4 << 30;
+/// Pause before the output of a sandbox is asked for again whose connection was lost.
+pub(crate) const FOLLOW_PAUSE: Duration = Duration::from_millis(500);
 /// How long the last output of a sandbox may take to be reported after its end.
 pub(crate) const LAST_LINES_MAX: Duration = Duration::from_secs(5);
 /// Bytes of a sandbox's record.

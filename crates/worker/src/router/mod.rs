@@ -122,7 +122,7 @@ impl Desk {
 
 /// Clients try again.
 fn starting() -> Status {
-    Status::unavailable("the sandbox is being started")
+    Status::unavailable("the sandbox is being started, or found again after the server's restart")
 }
 
 fn ended() -> Status {

@@ -1,8 +1,8 @@
 //! What the worker answers by itself: what a sandbox may reach, and its volumes.
 
 use http::{Request, Response};
-use model::TaskId;
 use model::sandbox::NetworkRule;
+use model::{TaskId, allowed};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::server::Grpc;
@@ -12,6 +12,7 @@ use wire::client::network_access::NetworkAccessType;
 use wire::router as pb;
 
 use super::Desk;
+use crate::sandbox::policy;
 
 /// Replaces what a sandbox may reach.
 pub(super) async fn set(
@@ -26,6 +27,8 @@ pub(super) async fn set(
             super::check_task(&task, &request.task_id)?;
             let missing = || Status::invalid_argument("network_access: it is missing");
             let rule = rule(request.network_access.ok_or_else(missing)?)?;
+            let refused = |error| Status::invalid_argument(format!("network_access: {error}"));
+            policy(&rule).map_or(Ok(()), |policy| policy.check()).map_err(refused)?;
             let sandbox = desk.running(&task)?;
             let worker = desk.worker()?;
             let done = tokio::task::spawn_blocking(move || sandbox.set_network(&worker, rule));
@@ -51,17 +54,14 @@ fn rule(access: NetworkAccess) -> Result<NetworkRule, Status> {
             Err(invalid("network_access_type: lists need ALLOWLIST".into()))
         }
         Ok(NetworkAccessType::Allowlist) => {
-            let cidr = |text: &String| match text.parse::<ipnet::IpNet>() {
-                Ok(range) if range.trunc() == range => Ok(range),
-                Ok(range) => Err(invalid(format!(
-                    "allowed_cidrs: {text} has bits set beyond its prefix: write {}",
-                    range.trunc()
-                ))),
-                Err(_) => Err(invalid(format!("allowed_cidrs: {text:?} is no range"))),
+            let range = |text: &String| {
+                allowed::range(text).map_err(|why| invalid(format!("allowed_cidrs: {why}")))
             };
-            let cidrs = access.allowed_cidrs.iter().map(cidr).collect::<Result<_, _>>()?;
-            let plain = |name: String| name.trim_end_matches('.').to_lowercase();
-            let domains = access.allowed_domains.into_iter().map(plain).collect();
+            let domain = |text: &String| {
+                allowed::domain(text).map_err(|why| invalid(format!("allowed_domains: {why}")))
+            };
+            let cidrs = access.allowed_cidrs.iter().map(range).collect::<Result<_, _>>()?;
+            let domains = access.allowed_domains.iter().map(domain).collect::<Result<_, _>>()?;
             Ok(NetworkRule::Listed { cidrs, domains })
         }
         Ok(NetworkAccessType::Unspecified) | Err(_) => Err(invalid(format!(
@@ -88,4 +88,32 @@ pub(super) async fn reload_volumes(
     let codec =
         ProstCodec::<pb::TaskReloadVolumesResponse, pb::TaskReloadVolumesRequest>::default();
     Ok(Grpc::new(codec).unary(reload, request).await)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_read_as_strictly_as_when_a_sandbox_is_made() {
+        let listed = |cidr: &str, domain: &str| NetworkAccess {
+            network_access_type: NetworkAccessType::Allowlist.into(),
+            allowed_cidrs: vec![cidr.into()],
+            allowed_domains: vec![domain.into()],
+        };
+        assert!(rule(listed("192.0.2.0/24", "*.Example.com.")).is_ok());
+        for (cidr, domain, field) in [
+            ("010.0.0.0/8", "example.com", "allowed_cidrs"),
+            ("10.1.0.0/8", "example.com", "allowed_cidrs"),
+            ("192.0.2.1", "example.com", "allowed_cidrs"),
+            ("192.0.2.0/24", "", "allowed_domains"),
+            ("192.0.2.0/24", "example.com..", "allowed_domains"),
+            ("192.0.2.0/24", "192.0.2.1", "allowed_domains"),
+            ("192.0.2.0/24", "a\" }; flush ruleset", "allowed_domains"),
+        ] {
+            let refused = rule(listed(cidr, domain)).unwrap_err();
+            assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+            assert!(refused.message().contains(field), "{cidr} {domain}: {refused}");
+        }
+    }
 }

@@ -45,10 +45,11 @@ enum Error {
     Network(#[from] crate::networks::Error),
 }
 
-/// Goes on with what was left; answers what lives, and does in `work` what takes longer.
+/// Goes on with what was left; answers what lives, or has ended and its end is still to be
+/// reported, and does in `work` what takes longer.
 pub(crate) async fn adopt_all(worker: &Arc<Worker>, work: &mut JoinSet<()>) -> Vec<TaskId> {
     let left = worker.sandboxes.take_left();
-    let mut running = vec![];
+    let mut known = vec![];
     for (folder, record) in left.living {
         let task = record.start.task.clone();
         let link = Link::new(folder.clone());
@@ -59,10 +60,12 @@ pub(crate) async fn adopt_all(worker: &Arc<Worker>, work: &mut JoinSet<()>) -> V
             tokio::task::spawn_blocking(adopt).await
         };
         let Some(told) = worker.sandboxes.begin(&task) else { continue };
+        if folder.ending().is_some() || matches!(state, Ok(State::Running { .. })) {
+            known.push(task.clone());
+        }
         match (state, sandbox) {
             (Ok(State::Running { .. } | State::Ended(_)), Ok(Ok(sandbox))) => {
                 worker.sandboxes.set_running(&task, &sandbox);
-                running.push(task);
                 work.spawn(life::go_on(worker.clone(), sandbox, told));
             }
             (state, sandbox) => {
@@ -73,18 +76,19 @@ pub(crate) async fn adopt_all(worker: &Arc<Worker>, work: &mut JoinSet<()>) -> V
                     tracing::error!(%task, %error, "a sandbox's supervisor is ended");
                 }
                 let sandbox = sandbox.and_then(Result::ok);
-                work.spawn(give_up(worker.clone(), folder, record, sandbox));
+                give_up(worker, work, folder, record, sandbox);
             }
         }
     }
     for (folder, record) in left.dead {
         if worker.sandboxes.begin(&record.start.task).is_some() {
-            work.spawn(give_up(worker.clone(), folder, record, None));
+            known.extend(folder.ending().map(|_| record.start.task.clone()));
+            give_up(worker, work, folder, record, None);
         }
     }
     let forgetting = worker.clone();
     let _ = tokio::task::spawn_blocking(move || forgetting.sandboxes.forget()).await;
-    running
+    known
 }
 
 /// Takes over what a sandbox owns. Blocks.
@@ -109,27 +113,35 @@ fn adopt(
     }))
 }
 
-/// Ends what is left of a sandbox, and clears it away.
-async fn give_up(
-    worker: Arc<Worker>,
+/// Ends in `work` what is left of a sandbox, and clears it away. Until that is done nobody else
+/// gets its ids.
+fn give_up(
+    worker: &Arc<Worker>,
+    work: &mut JoinSet<()>,
     folder: Folder,
     record: Record,
     sandbox: Option<Arc<Sandbox>>,
 ) {
-    let link = Link::new(folder.clone());
-    if let Err(error) = link.ask::<State>(END, &End::Lost).await {
-        tracing::debug!(%error, "a supervisor is gone");
-    }
-    let ending = life::lost(&worker, &folder).await;
-    let task = record.start.task.clone();
-    let sandbox = sandbox.unwrap_or_else(|| {
-        Arc::new(Sandbox {
-            folder,
-            link,
-            record: Mutex::new(record),
-            network: Mutex::new(None),
-            held: Mutex::new(None),
-        })
+    let ids = worker.ids.take_first(record.first_id);
+    let worker = worker.clone();
+    work.spawn(async move {
+        let link = Link::new(folder.clone());
+        if let Err(error) = link.ask::<State>(END, &End::Lost).await {
+            tracing::debug!(%error, "a supervisor is gone");
+        }
+        let ending = life::lost(&worker, &folder).await;
+        let task = record.start.task.clone();
+        let nothing_held = || {
+            Arc::new(Sandbox {
+                folder,
+                link,
+                record: Mutex::new(record),
+                network: Mutex::new(None),
+                held: Mutex::new(None),
+            })
+        };
+        let sandbox = sandbox.unwrap_or_else(nothing_held);
+        life::finish(&worker, &sandbox, &task, ending.end).await;
+        drop(ids);
     });
-    life::finish(&worker, &sandbox, &task, ending.end).await;
 }

@@ -150,6 +150,11 @@ impl Folder {
     fn has_record(&self) -> bool {
         self.path.join(RECORD_FILE).exists()
     }
+
+    /// Whether nobody has written down that it ended.
+    pub(crate) fn may_live(&self) -> bool {
+        self.has_record() && !self.path.join(ENDING_FILE).exists()
+    }
 }
 
 /// What an earlier worker left.
@@ -219,4 +224,27 @@ fn bytes(folder: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.metadata().ok()).map(|facts| facts.blocks() * 512).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Found, Sandboxes};
+    use super::*;
+
+    /// A client that asks before a restarted worker has gone on with a sandbox asks again.
+    #[test]
+    fn nothing_is_said_to_have_ended_that_may_live() {
+        let dir = tempfile::tempdir().unwrap();
+        let sandboxes = Sandboxes::new(dir.path().to_owned(), Left::default());
+        let task = TaskId::new([1; 16]);
+        assert!(sandboxes.find(&task).is_none());
+        let folder = sandboxes.folder(&task);
+        folder.make().unwrap();
+        fs::write(folder.path.join(RECORD_FILE), "{}").unwrap();
+        assert!(matches!(sandboxes.find(&task), Some(Found::Starting)));
+        fs::write(folder.path.join(ENDING_FILE), "{}").unwrap();
+        assert!(matches!(sandboxes.find(&task), Some(Found::Ended(_))));
+        folder.remove_record().unwrap();
+        assert!(matches!(sandboxes.find(&task), Some(Found::Ended(_))));
+    }
 }

@@ -170,7 +170,7 @@ pub(super) async fn lost(worker: &Worker, folder: &Folder) -> Ending {
 /// Gives back what a sandbox owned.
 async fn release(worker: &Arc<Worker>, sandbox: &Sandbox) {
     let _turn = worker.changes.acquire().await;
-    let (network, held) = (lock(&sandbox.network).take(), lock(&sandbox.held).take());
+    let (network, held) = sandbox.take_owned();
     let removed = tokio::task::spawn_blocking(move || {
         drop(network);
         let Some(Held { scratch, ids, layers }) = held else { return Ok(()) };
@@ -187,7 +187,7 @@ async fn release(worker: &Arc<Worker>, sandbox: &Sandbox) {
 
 /// Lets go of a sandbox that goes on without this worker.
 async fn leave(sandbox: &Sandbox) {
-    let (network, held) = (lock(&sandbox.network).take(), lock(&sandbox.held).take());
+    let (network, held) = sandbox.take_owned();
     let left = tokio::task::spawn_blocking(move || {
         if let Some(Held { scratch, .. }) = held {
             scratch.leave();

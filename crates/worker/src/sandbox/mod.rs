@@ -26,6 +26,7 @@ use folder::{Folder, Record};
 use link::Link;
 
 pub use input::Unwritten;
+pub(crate) use inside::policy;
 pub(crate) use life::run;
 
 /// The folder of all sandboxes, in the worker's.
@@ -35,7 +36,7 @@ pub(crate) const FOLDER: &str = "sandboxes";
 pub(crate) enum Found {
     /// It runs.
     Running(Arc<Sandbox>),
-    /// It is being started.
+    /// It is being started, or an earlier worker left it and it was not gone on with yet.
     Starting,
     /// It has ended; its output may still be there.
     Ended(Folder),
@@ -66,6 +67,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Sandbox {
+    /// Takes what it owns; from then on nothing is given to it.
+    fn take_owned(&self) -> (Option<Attached>, Option<Held>) {
+        let mut network = lock(&self.network);
+        let held = lock(&self.held).take();
+        (network.take(), held)
+    }
+
     /// Its first process.
     pub(crate) fn pid(&self) -> i32 {
         lock(&self.record).pid
@@ -155,7 +163,11 @@ impl Sandboxes {
             return Some(running.map_or(Found::Starting, Found::Running));
         }
         let folder = self.folder(task);
-        folder.path().is_dir().then_some(Found::Ended(folder))
+        match folder.path().is_dir() {
+            true if folder.may_live() => Some(Found::Starting),
+            true => Some(Found::Ended(folder)),
+            false => None,
+        }
     }
 
     /// Lets go of all: they go on without this worker.

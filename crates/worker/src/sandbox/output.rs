@@ -5,14 +5,15 @@ use std::sync::{Arc, Mutex};
 
 use model::TaskId;
 use model::link::{LogLine, Report, Stream};
-use tonic::Status;
 use tonic::metadata::MetadataMap;
+use tonic::{Code, Status};
 use wire::router::{SandboxStdioFileDescriptor, SandboxStdioReadV2Request};
 use wire::rpc::router::SandboxStdioReadV2;
 
 use super::link::Link;
 use super::{Sandbox, lock};
 use crate::Worker;
+use crate::limits::FOLLOW_PAUSE;
 use crate::task::now;
 
 /// The link as a client of gRPC takes it.
@@ -48,8 +49,15 @@ pub(super) async fn follow(worker: Arc<Worker>, sandbox: Arc<Sandbox>) {
         let (worker, sandbox, task) = (worker.clone(), sandbox.clone(), task.clone());
         let reported = reported.clone();
         async move {
-            if let Err(status) = report(&worker, &sandbox, &task, stream, &reported).await {
-                tracing::debug!(%status, "a sandbox's output is not reported any more");
+            // A connection may be lost while the sandbox lives: it is gone on where it was.
+            while let Err(status) = report(&worker, &sandbox, &task, stream, &reported).await {
+                let is_over = matches!(status.code(), Code::NotFound | Code::DataLoss);
+                if is_over || sandbox.folder.connect().is_err() {
+                    tracing::debug!(%status, "a sandbox's output is not reported any more");
+                    return;
+                }
+                tracing::debug!(%status, "a sandbox's output is asked for again");
+                tokio::time::sleep(FOLLOW_PAUSE).await;
             }
         }
     };

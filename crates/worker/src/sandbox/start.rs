@@ -189,6 +189,11 @@ impl Sandbox {
         rule: NetworkRule,
     ) -> Result<(), super::NetworkError> {
         let mut network = super::lock(&self.network);
+        // What it owned is taken under the same lock: nothing may be given to one that is gone,
+        // whose process may be somebody else's by now, and its record stays removed.
+        if super::lock(&self.held).is_none() {
+            return Err(super::NetworkError("the sandbox or the server ends".into()));
+        }
         let policy = policy(&rule);
         match (network.as_mut(), policy) {
             (None, None) => {}

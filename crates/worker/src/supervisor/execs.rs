@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jail::{Exec, ExecIo, Exit, Process, Stdio};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
@@ -22,10 +24,10 @@ use crate::limits::{
 };
 
 /// What is to be started, checked.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct Program {
-    /// Arguments, environment and folder.
-    pub(crate) process: Wanted,
+    /// As the container's root.
+    pub(crate) process: Process,
     /// Whether its standard output is kept.
     pub(crate) stdout: bool,
     /// Where its standard error goes.
@@ -36,27 +38,16 @@ pub(crate) struct Program {
     pub(crate) timeout: Option<Duration>,
 }
 
-/// [`Process`], comparable.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Wanted {
-    /// Program and arguments.
-    pub(crate) argv: Vec<String>,
-    /// The whole environment.
-    pub(crate) env: Vec<(String, String)>,
-    /// Folder.
-    pub(crate) cwd: String,
-}
-
-impl Wanted {
-    /// As the container's root.
-    pub(crate) fn into_process(self) -> Process {
-        let Self { argv, env, cwd } = self;
-        Process { argv, env, cwd: cwd.into(), uid: 0, gid: 0, groups: vec![] }
+impl Program {
+    /// What tells it from others.
+    fn hash(&self) -> [u8; 32] {
+        let text = serde_json::to_vec(self).expect("a program is plain data");
+        Sha256::digest(text).into()
     }
 }
 
 /// Where a program's standard error goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) enum Stderr {
     /// Nowhere.
     Null,
@@ -80,7 +71,8 @@ type Outcome = Option<Result<Arc<Running>, Status>>;
 
 #[derive(Debug)]
 struct Entry {
-    program: Program,
+    /// Of the program as it was asked for: arguments and variables would be held for hours.
+    hash: [u8; 32],
     outcome: watch::Receiver<Outcome>,
     /// When it ended, and whether its output was read to its end then.
     ended: Option<(Instant, bool)>,
@@ -122,9 +114,10 @@ impl Execs {
         id: &str,
         program: Program,
     ) -> Result<watch::Receiver<Outcome>, Status> {
+        let hash = program.hash();
         let mut entries = self.lock();
         if let Some(entry) = entries.get(id) {
-            if entry.program == program {
+            if entry.hash == hash {
                 return Ok(entry.outcome.clone());
             }
             return Err(Status::already_exists(format!(
@@ -138,7 +131,7 @@ impl Execs {
             )));
         }
         let (tell, outcome) = watch::channel(None);
-        let entry = Entry { program: program.clone(), outcome: outcome.clone(), ended: None };
+        let entry = Entry { hash, outcome: outcome.clone(), ended: None };
         entries.insert(id.to_owned(), entry);
         let (life, id) = (life.clone(), id.to_owned());
         tokio::spawn(async move { run(life, id, program, tell).await });
@@ -271,7 +264,8 @@ fn null() -> Result<OwnedFd, Status> {
 /// Starts a program and stays with it until its end, and that of all that hold its streams.
 async fn run(life: Arc<Life>, id: String, program: Program, tell: watch::Sender<Outcome>) {
     let busy = life.activity().busy();
-    let (exec, running, outputs) = match start(&life, &program).await {
+    let timeout = program.timeout;
+    let (exec, running, outputs) = match start(&life, program).await {
         Ok(started) => started,
         Err(status) => {
             tell.send_replace(Some(Err(status)));
@@ -286,7 +280,7 @@ async fn run(life: Arc<Life>, id: String, program: Program, tell: watch::Sender<
     }
     let running = Arc::new(running);
     tell.send_replace(Some(Ok(running.clone())));
-    let exit = until_end(&exec, program.timeout).await;
+    let exit = until_end(&exec, timeout).await;
     // What the program has started lives on.
     drop(exec);
     stage.send_replace(Stage::Ended);
@@ -306,11 +300,10 @@ async fn run(life: Arc<Life>, id: String, program: Program, tell: watch::Sender<
     }
 }
 
-async fn start(life: &Arc<Life>, program: &Program) -> Result<(Exec, Running, Outputs), Status> {
+async fn start(life: &Arc<Life>, program: Program) -> Result<(Exec, Running, Outputs), Status> {
     let exit = watch::Sender::new(None);
-    let process = program.process.clone().into_process();
     if let Some((rows, columns)) = program.terminal {
-        let exec = life.exec(process, ExecIo::Terminal { rows, columns }).await?;
+        let exec = life.exec(program.process, ExecIo::Terminal { rows, columns }).await?;
         let terminal = exec.terminal().ok_or_else(|| failed("the terminal is missing"))?;
         let terminal = terminal.try_clone_to_owned().map_err(failed)?;
         let both = Interest::READABLE | Interest::WRITABLE;
@@ -324,8 +317,8 @@ async fn start(life: &Arc<Life>, program: &Program) -> Result<(Exec, Running, Ou
         let running = Running { stdout: Some(stdout), stderr: Some(stderr), stdin, exit };
         return Ok((exec, running, outputs));
     }
-    let (stdio, running, outputs) = streams(life, program, exit)?;
-    let exec = life.exec(process, ExecIo::Streams(stdio)).await?;
+    let (stdio, running, outputs) = streams(life, &program, exit)?;
+    let exec = life.exec(program.process, ExecIo::Streams(stdio)).await?;
     Ok((exec, running, outputs))
 }
 

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 use tonic::body::Body;
@@ -70,6 +71,9 @@ fn run() -> io::Result<()> {
     if let Err(error) = jail::join(&group) {
         tracing::warn!(%error, "the supervisor stays in the server's control group");
     }
+    // Each program takes some, and ended ones whose output is kept. With fewer, fewer can run.
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     let socket = rustix::stdio::stdin().try_clone_to_owned()?;
     let null = std::fs::File::open("/dev/null")?;
     rustix::stdio::dup2_stdin(null.as_fd())?;
@@ -89,15 +93,21 @@ fn run() -> io::Result<()> {
 async fn serve(listener: UnixListener, folder: &Path) {
     let supervisor = Arc::new(Supervisor::new(folder));
     let accepting = tokio::spawn(accept(listener, supervisor.clone()));
-    let begun = tokio::time::timeout(UNSTARTED_MAX, supervisor.begun()).await;
+    let begun = match tokio::time::timeout(UNSTARTED_MAX, supervisor.begun()).await {
+        Ok(begun) => begun,
+        // It may have been started in this very moment.
+        Err(_) => {
+            supervisor.give_up().await;
+            supervisor.begun().await
+        }
+    };
     match begun {
-        Ok(Some(life)) => {
+        Some(life) => {
             life.ended().await;
             tokio::time::sleep(LINGER_MIN).await;
             let _ = tokio::time::timeout(LINGER_MAX, life.unread()).await;
         }
-        Ok(None) => tokio::time::sleep(LINGER_MIN).await,
-        Err(_) => supervisor.give_up().await,
+        None => tokio::time::sleep(LINGER_MIN).await,
     }
     accepting.abort();
 }

@@ -10,7 +10,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
 use super::spool::Spool;
-use crate::limits::SILENCE_AFTER_END_MAX;
+use crate::limits::{DRAIN_PAUSE, SILENCE_AFTER_END_MAX};
 
 /// Bytes that are read at once; nothing is held between two reads, so that one buffer does.
 const READ_BYTES: usize = 128 << 10;
@@ -129,7 +129,7 @@ async fn drain(source: &AsyncFd<OwnedFd>, stage: &mut watch::Receiver<Stage>) ->
             }
             _ = stage.wait_for(|stage| *stage == Stage::Gone) => return Ok(()),
         }
-        // A program that writes without an end must not keep others from their turns.
-        tokio::task::yield_now().await;
+        // A program that writes without an end must not cost the host a processor.
+        tokio::time::sleep(DRAIN_PAUSE).await;
     }
 }

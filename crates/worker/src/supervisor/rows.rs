@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::{Stream, StreamExt};
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body_util::{BodyExt, Full};
-use jail::Exit;
+use jail::{Exit, Process};
 use tonic::body::Body;
 use tonic::server::Grpc;
 use tonic::{Code, Status, Streaming};
@@ -17,7 +17,7 @@ use wire::router::task_exec_stdin_write_stream_request::Payload;
 use wire::rpc::router as rpc;
 use wire::rpc::{ClientStreaming, Rpc, ServerStreaming, Unary};
 
-use super::execs::{Program, Running, Stderr, Wanted};
+use super::execs::{Program, Running, Stderr};
 use super::incoming::{Incoming, OF_EXEC, OF_SANDBOX};
 use super::life::Life;
 use super::spool::{self, Spool};
@@ -196,7 +196,7 @@ fn program(life: &Life, request: pb::TaskExecStartRequest) -> Result<Program, St
     let env = environment(life, &request)?;
     let argv = arguments(request.command_args)?;
     Ok(Program {
-        process: Wanted { argv, env, cwd },
+        process: Process { argv, env, cwd: cwd.into(), uid: 0, gid: 0, groups: vec![] },
         stdout,
         stderr,
         terminal,

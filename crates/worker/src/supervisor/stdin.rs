@@ -42,8 +42,17 @@ pub(crate) struct Stdin {
     ended: watch::Sender<bool>,
     /// An end is told to a terminal by a character.
     is_terminal: bool,
-    /// The last piece that was appended: its number, and the hash of its bytes.
-    last: tokio::sync::Mutex<Option<(u32, [u8; 32])>>,
+    /// The last piece that was appended.
+    last: tokio::sync::Mutex<Option<Appended>>,
+}
+
+/// A piece that was appended, or was begun to be.
+#[derive(Debug)]
+struct Appended {
+    index: u32,
+    hash: [u8; 32],
+    /// Where it begins.
+    offset: u64,
 }
 
 /// End of file, as a terminal's default settings have it.
@@ -90,18 +99,18 @@ impl Stdin {
         Ok(Writing { stdin: self, pipe, skip, is_stream, evicted, ended })
     }
 
-    /// Writes a piece behind all others; one that comes twice in a row is written once.
+    /// Writes a piece behind all others; one that comes twice in a row is written once, also where
+    /// the first time it was given up midway.
     ///
     /// # Errors
     /// When it is closed.
     pub(crate) async fn append(&self, piece: Piece) -> Result<(), Status> {
         let mut last = self.last.lock().await;
-        let this = (piece.index, Sha256::digest(&piece.data).into());
-        if *last != Some(this) {
-            let offset = self.with(|state| state.written);
-            self.write_from(offset, false).await?.write(&piece.data).await?;
-            *last = Some(this);
-        }
+        let hash: [u8; 32] = Sha256::digest(&piece.data).into();
+        let again = last.as_ref().filter(|last| (last.index, last.hash) == (piece.index, hash));
+        let offset = again.map_or_else(|| self.with(|state| state.written), |last| last.offset);
+        *last = Some(Appended { index: piece.index, hash, offset });
+        self.write_from(offset, false).await?.write(&piece.data).await?;
         if piece.eof {
             let offset = self.with(|state| state.written);
             self.write_from(offset, false).await?.eof().await?;
@@ -248,6 +257,7 @@ impl Drop for Writing<'_> {
 mod tests {
     use std::time::Duration;
 
+    use bytes::Bytes;
     use tokio::io::Interest;
 
     use super::super::pump::watched;
@@ -313,6 +323,32 @@ mod tests {
         writing.write(&data).await.unwrap();
         writing.eof().await.unwrap();
         assert!(reading.await.unwrap() == data);
+    }
+
+    /// What a lost connection had begun is not written twice.
+    #[tokio::test]
+    async fn a_piece_that_was_begun_is_gone_on_with() {
+        let (pipe, stdin) = stdin();
+        let data: Bytes = (0..100_000_u32).map(|n| (n % 251) as u8).collect();
+        let piece = |index, data: &Bytes| Piece { index, data: data.clone(), eof: false };
+        let stuck = stdin.append(piece(1, &data));
+        assert!(tokio::time::timeout(Duration::from_millis(50), stuck).await.is_err());
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut all = vec![];
+            while all.len() < 100_004 {
+                all.extend_from_slice(&read(&pipe, 65_536));
+            }
+            all
+        });
+        for _ in 0..2 {
+            stdin.append(piece(1, &data)).await.unwrap();
+        }
+        let more = Bytes::from_static(b"more");
+        for _ in 0..2 {
+            stdin.append(piece(2, &more)).await.unwrap();
+        }
+        assert!(reading.await.unwrap() == [&data[..], &more[..]].concat());
+        assert_eq!(stdin.status().await, (100_004, false));
     }
 
     #[tokio::test]
