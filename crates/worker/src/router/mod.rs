@@ -26,9 +26,10 @@ pub type Variables = Vec<(String, String)>;
 
 /// Looks secrets up for a task: those of its own workspace, by whoever wires worker and plane
 /// together.
-pub type SecretsFn = dyn Fn(TaskId, Vec<SecretId>) -> BoxFuture<'static, Result<Vec<Variables>, Status>>
-    + Send
-    + Sync;
+pub type SecretsFn = dyn Fn(TaskId, Vec<SecretId>) -> Looked + Send + Sync;
+
+/// The variables of each secret, on their way.
+pub type Looked = BoxFuture<'static, Result<Vec<Variables>, Status>>;
 
 /// What answers. Streams that clients read do not keep the worker from ending.
 #[derive(Clone)]
