@@ -405,3 +405,43 @@ fn making_and_removing_take_milliseconds() {
         });
     }
 }
+
+/// What a container stands on outlives the server that made it, whether that ends well or not; the
+/// next one takes it over with its limit, and removes the rest.
+#[test]
+fn what_is_left_is_taken_over() {
+    for mechanism in [Mechanism::Btrfs, Mechanism::Tmpfs] {
+        for ends_well in [true, false] {
+            alone(|dir| check_taken_over(dir, mechanism, ends_well));
+        }
+    }
+}
+
+fn check_taken_over(dir: &Path, mechanism: Mechanism, ends_well: bool) {
+    let before = snapshot(dir);
+    let disk = open(dir, mechanism);
+    let (kept, other) = (disk.make("kept", 16 * MIB), disk.make("other", 16 * MIB));
+    let (kept, other) = (kept.expect("make"), other.expect("make"));
+    std::fs::write(kept.upper.join("file"), "kept").expect("write");
+    std::fs::write(other.upper.join("file"), "other").expect("write");
+    if ends_well {
+        kept.leave();
+        drop(other);
+        disk.close().expect("close");
+    } else {
+        std::mem::forget((kept, other, disk));
+    }
+    let names = ["kept".to_owned()];
+    let disk = Disk::open_keeping(&config(dir, None), &names).expect("open again");
+    assert_eq!(disk.mechanism(), mechanism);
+    assert!(disk.adopt("other").is_err(), "{mechanism}: it was not to be kept");
+    let kept = disk.adopt("kept").expect("adopt");
+    assert_eq!(std::fs::read_to_string(kept.upper.join("file")).expect("read"), "kept");
+    let (wrote, error) = fill(&kept.upper.join("more"));
+    assert!(wrote <= 16 * MIB && is_refusal(&error), "{mechanism}: {wrote} bytes, {error}");
+    let new = disk.make("new", 16 * MIB).expect("make");
+    new.remove().expect("remove");
+    kept.remove().expect("remove");
+    disk.close().expect("close");
+    assert_eq!(snapshot(dir), before, "{mechanism}");
+}

@@ -28,7 +28,8 @@ pub type Variables = Vec<(String, String)>;
 /// together.
 pub type SecretsFn = dyn Fn(TaskId, Vec<SecretId>) -> Looked + Send + Sync;
 
-type Looked = BoxFuture<'static, Result<Vec<Variables>, Status>>;
+/// The variables of each secret, on their way.
+pub type Looked = BoxFuture<'static, Result<Vec<Variables>, Status>>;
 
 /// What answers. Streams that clients read do not keep the worker from ending.
 #[derive(Clone)]

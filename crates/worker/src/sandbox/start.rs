@@ -168,7 +168,7 @@ fn spawn(worker: &Worker, folder: &Folder) -> Result<(), Error> {
         .arg(folder.path())
         .arg(format!("{}/{}", worker.supervisor_cgroup_parent(), folder.name()))
         .env_clear()
-        // One arena for all threads, and little that is kept free in it: supervisors are many.
+        // One arena for all threads, and little kept free in it: there are many supervisors.
         .env("MALLOC_ARENA_MAX", "1")
         .env("MALLOC_TRIM_THRESHOLD_", "65536")
         .current_dir("/")

@@ -1,0 +1,256 @@
+"""Programs in sandboxes, and what they read and write, with the official client."""
+
+import hashlib
+import os
+import threading
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+PARALLEL, EACH_BYTES = 64, 32 << 20
+# Of the server and of one supervisor while all of that passes through them.
+SERVER_MIB_MAX, SUPERVISOR_MIB_MAX = 400, 200
+
+
+@pytest.fixture(scope="module")
+def app(warm, modal):
+    return modal.App.lookup("sandbox-streams", create_if_missing=True)
+
+
+@pytest.fixture(scope="module")
+def sandbox(modal, app):
+    made = modal.Sandbox.create(app=app, image=modal.Image.debian_slim(), timeout=900)
+    yield made
+    made.terminate()
+
+
+def run(sandbox, *command, **settings):
+    """What a command says, and its code."""
+    process = sandbox.exec(*command, **settings)
+    return process.stdout.read(), process.stderr.read(), process.wait()
+
+
+def peak_mib(pid) -> int:
+    with open(f"/proc/{pid}/status") as status:
+        [line] = [line for line in status if line.startswith("VmHWM")]
+    return int(line.split()[1]) >> 10
+
+
+def supervisors(server) -> dict[str, int]:
+    """Supervisors of a server by their folders."""
+    found = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                words = file.read().split(b"\0")
+        except OSError:
+            continue
+        if words[0] == b"palisade-supervisor" and words[1].startswith(bytes(server.data_dir)):
+            found[words[1].decode()] = int(pid)
+    return found
+
+
+def test_output_errors_and_codes(sandbox):
+    assert run(sandbox, "echo", "hello") == ("hello\n", "", 0)
+    script = "echo out; echo err >&2; exit 7"
+    assert run(sandbox, "sh", "-c", script) == ("out\n", "err\n", 7)
+    assert run(sandbox, "sh", "-c", "kill -TERM $$") == ("", "", 128 + 15)
+
+
+def test_input_has_an_end(sandbox):
+    process = sandbox.exec("cat")
+    process.stdin.write("one\n")
+    process.stdin.drain()
+    process.stdin.write("two")
+    process.stdin.write_eof()
+    process.stdin.drain()
+    assert (process.stdout.read(), process.wait()) == ("one\ntwo", 0)
+    process = sandbox.exec("true")
+    assert process.wait() == 0
+    process.stdin.write("late")
+    with pytest.raises(Exception, match="stdin is closed"):
+        process.stdin.drain()
+
+
+def test_bytes_are_not_touched(sandbox):
+    data = bytes(range(256)) * 1_000
+    process = sandbox.exec("cat", text=False)
+    process.stdin.write(data)
+    process.stdin.write_eof()
+    process.stdin.drain()
+    assert process.stdout.read() == data
+
+
+def test_what_cannot_be_started_is_said(modal, sandbox):
+    invalid = modal.exception.InvalidError
+    with pytest.raises(invalid, match="no-such-program"):
+        sandbox.exec("no-such-program")
+    with pytest.raises(invalid, match="/etc/passwd"):
+        sandbox.exec("/etc/passwd")
+    with pytest.raises(invalid, match="/no/such/folder"):
+        sandbox.exec("ls", workdir="/no/such/folder")
+    with pytest.raises(invalid, match="NUL"):
+        sandbox.exec("echo", "a\0b")
+    assert run(sandbox, "pwd", workdir="/etc") == ("/etc\n", "", 0)
+
+
+def test_variables_in_their_order(modal, app):
+    secret = modal.Secret.from_dict({"A": "secret", "B": "secret"})
+    made = modal.Sandbox.create(
+        app=app, image=modal.Image.debian_slim().env({"A": "image", "C": "image"}), secrets=[secret]
+    )
+    try:
+        own = modal.Secret.from_dict({"B": "exec"})
+        named = f"streams-{uuid.uuid4().hex[:8]}"
+        modal.Secret.objects.create(named, {"D": "named"})
+        secrets = [own, modal.Secret.from_name(named)]
+        out, _, _ = run(made, "sh", "-c", "echo $A $B $C $D $E", secrets=secrets, env={"E": "env"})
+        assert out == "secret exec image named env\n"
+    finally:
+        made.terminate()
+
+
+def test_a_terminal(sandbox):
+    out, _, code = run(sandbox, "sh", "-c", "tty; stty size; echo $TERM", pty=True)
+    assert (out.split("\r\n")[1:3], code) == (["24 80", "xterm"], 0) or out.startswith("/dev/pts/")
+    assert "/dev/pts/" in out and code == 0
+
+
+def test_a_timeout_ends_the_whole_tree(sandbox):
+    mark = f"31{uuid.uuid4().int % 10**6}"
+    tree = f"sleep {mark} & (setsid sleep {mark} &); trap '' TERM; sleep {mark}"
+    other = sandbox.exec("sleep", "600")
+    started = time.monotonic()
+    process = sandbox.exec("sh", "-c", tree, timeout=2)
+    assert process.wait() in (-1, 128 + 9)
+    assert time.monotonic() - started < 5
+    time.sleep(1)
+    count = f"grep -l {mark} /proc/[0-9]*/cmdline 2>/dev/null | grep -v self | wc -l"
+    # The shell that counts, and grep, have the mark, too.
+    script = f"m=$(echo {mark[:2]}); set -- $m{mark[2:]}; grep -la sleep.$1 /proc/[0-9]*/cmdline"
+    out, _, _ = run(sandbox, "sh", "-c", f"{script} | wc -l")
+    assert out.strip() == "0", count
+    assert other.poll() is None
+
+
+def test_background_programs_hold_nothing_up(sandbox):
+    started = time.monotonic()
+    out, _, code = run(sandbox, "sh", "-c", "(sleep 30; echo late) & echo early")
+    assert (out, code) == ("early\n", 0)
+    assert time.monotonic() - started < 5
+
+
+def test_many_at_once(sandbox):
+    def one(number):
+        return run(sandbox, "sh", "-c", f"sleep 0.2; echo {number}")
+
+    with ThreadPoolExecutor(32) as pool:
+        said = list(pool.map(one, range(300)))
+    assert said == [(f"{number}\n", "", 0) for number in range(300)]
+
+
+def test_input_that_nobody_reads_holds_up_nobody_else(sandbox):
+    deaf = [sandbox.exec("sleep", "60") for _ in range(20)]
+
+    def write(process):
+        process.stdin.write(b"x" * (8 << 20))
+        try:
+            process.stdin.drain()
+        except Exception:  # noqa: BLE001 (it ends when its program does)
+            pass
+
+    threads = [threading.Thread(target=write, args=(one,), daemon=True) for one in deaf]
+    [thread.start() for thread in threads]
+    time.sleep(1)
+    test_input_has_an_end(sandbox)
+    test_output_errors_and_codes(sandbox)
+
+
+@pytest.mark.timeout(300)
+def test_a_gigabyte_passes_without_loss(sandbox):
+    script = "head -c 1073741824 /dev/zero | tr '\\0' 'a' | tee /dev/stderr | sha256sum >/tmp/sum"
+    process = sandbox.exec("sh", "-c", f"({script}) 2>&1", text=False)
+    got, size = hashlib.sha256(), 0
+    for piece in process.stdout:
+        got.update(piece)
+        size += len(piece)
+    assert (size, process.wait()) == (1 << 30, 0)
+    assert run(sandbox, "cat", "/tmp/sum")[0].split()[0] == got.hexdigest()
+
+
+@pytest.mark.timeout(300)
+def test_64_programs_read_and_write_at_once(server, modal, app):
+    """All of them at the same time, under a bound of memory."""
+    made = modal.Sandbox.create(
+        app=app, image=modal.Image.debian_slim(), timeout=600, name="parallel"
+    )
+    before = peak_mib(server.pid)
+
+    def one(number):
+        data = number.to_bytes(4, "big") * (EACH_BYTES // 4)
+        process = made.exec("cat", text=False)
+        got = hashlib.sha256()
+
+        def read():
+            for piece in process.stdout:
+                got.update(piece)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        for at in range(0, len(data), 4 << 20):
+            process.stdin.write(data[at : at + (4 << 20)])
+            process.stdin.drain()
+        process.stdin.write_eof()
+        process.stdin.drain()
+        reader.join()
+        return process.wait() == 0 and got.digest() == hashlib.sha256(data).digest()
+
+    try:
+        with ThreadPoolExecutor(PARALLEL) as pool:
+            assert all(pool.map(one, range(PARALLEL)))
+        assert peak_mib(server.pid) < max(SERVER_MIB_MAX, before + 1)
+        peaks = [peak_mib(pid) for pid in supervisors(server).values()]
+        assert max(peaks) < SUPERVISOR_MIB_MAX, peaks
+    finally:
+        made.terminate()
+
+
+def test_the_sandboxes_own_streams(modal, app):
+    made = modal.Sandbox.create(
+        "sh", "-c", "echo started; cat; echo bye >&2; exit 3",
+        app=app, image=modal.Image.debian_slim(), timeout=300,
+    )
+    made.stdin.write("into it\n")
+    made.stdin.write_eof()
+    made.stdin.drain()
+    assert made.stdout.read() == "started\ninto it\n"
+    assert made.stderr.read() == "bye\n"
+    made.wait()
+    assert made.returncode == 3
+    # After the end, and from its beginning again.
+    again = modal.Sandbox.from_id(made.object_id)
+    assert again.stdout.read() == "started\ninto it\n"
+    with pytest.raises(modal.exception.NotFoundError, match="has ended"):
+        again.exec("ls")
+
+
+def test_what_says_that_it_is_ready(modal, app):
+    probe = modal.Probe.with_exec("test", "-e", "/tmp/ready", interval_ms=100)
+    made = modal.Sandbox.create(
+        "sh", "-c", "sleep 1; touch /tmp/ready; sleep 300",
+        app=app, image=modal.Image.debian_slim(), readiness_probe=probe, timeout=300,
+    )
+    made.wait_until_ready(timeout=30)
+    assert run(made, "ls", "/tmp/ready")[2] == 0
+    made.terminate()
+    probe = modal.Probe.with_tcp(8_000, interval_ms=100)
+    made = modal.Sandbox.create(
+        "sh", "-c", "sleep 1; exec python3 -m http.server 8000",
+        app=app, image=modal.Image.debian_slim(), readiness_probe=probe, timeout=300,
+    )
+    with pytest.raises(modal.exception.TimeoutError):
+        made.wait_until_ready(timeout=0.2)
+    made.wait_until_ready(timeout=30)
+    made.terminate()
