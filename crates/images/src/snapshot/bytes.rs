@@ -1,7 +1,6 @@
 //! The bytes of one file: holes stay holes, and what is shared is not written again.
 
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::time::Instant;
 
 use blobs::Digest;
 use rustix::fs::SeekFrom as Place;
@@ -12,7 +11,7 @@ use crate::limits::SNAPSHOT_PIECE_BYTES;
 
 /// Why the bytes were not read or written.
 pub(super) enum Failure {
-    /// The deadline has passed.
+    /// The caller stopped it.
     Late,
     /// The kernel refused.
     File(&'static str, io::Error),
@@ -24,7 +23,7 @@ pub(super) fn read(
     from: &mut std::fs::File,
     mut to: Option<&mut std::fs::File>,
     size: u64,
-    deadline: Instant,
+    go_on: &dyn Fn() -> bool,
 ) -> Result<Digest, Failure> {
     let reading = |error: io::Error| Failure::File("reading", error);
     let mut hasher = Sha256::new();
@@ -35,7 +34,7 @@ pub(super) fn read(
         let (data, end) = next_data(from, at, size).map_err(reading)?;
         let mut hole = data - at;
         while hole > 0 {
-            in_time(deadline)?;
+            in_time(go_on)?;
             let part = usize::try_from(hole).unwrap_or(usize::MAX).min(zeros.len());
             hasher.update(&zeros[..part]);
             hole -= part as u64;
@@ -46,7 +45,7 @@ pub(super) fn read(
         }
         at = data;
         while at < end {
-            in_time(deadline)?;
+            in_time(go_on)?;
             let part = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
             let read = from.read(&mut buffer[..part]).map_err(reading)?;
             if read == 0 {
@@ -66,8 +65,8 @@ pub(super) fn read(
     Ok(Digest::from_bytes(hasher.finalize().into()))
 }
 
-fn in_time(deadline: Instant) -> Result<(), Failure> {
-    if Instant::now() < deadline { Ok(()) } else { Err(Failure::Late) }
+fn in_time(go_on: &dyn Fn() -> bool) -> Result<(), Failure> {
+    if go_on() { Ok(()) } else { Err(Failure::Late) }
 }
 
 /// Where data begins and ends at or after a place. A file system that knows no holes says that

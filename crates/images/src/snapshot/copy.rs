@@ -7,7 +7,6 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use blobs::Digest;
 use rustix::fs::{
@@ -56,7 +55,7 @@ pub(super) struct Copier<'t> {
     tree: BorrowedFd<'t>,
     root: OwnedFd,
     earlier: Option<Earlier>,
-    deadline: Instant,
+    go_on: &'t dyn Fn() -> bool,
     done: Done,
     /// Files of the copy can share blocks with others.
     clones: bool,
@@ -74,7 +73,7 @@ impl<'t> Copier<'t> {
         tree: BorrowedFd<'t>,
         to: &Path,
         earlier: Option<(Known, PathBuf)>,
-        deadline: Instant,
+        go_on: &'t dyn Fn() -> bool,
     ) -> Result<Self, Error> {
         let open = |path: &Path| {
             let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
@@ -92,7 +91,7 @@ impl<'t> Copier<'t> {
         let clones = clones(&root)?;
         let names = HashMap::new();
         let (entries, bytes, path) = (0, 0, Vec::new());
-        Ok(Self { tree, root, earlier, deadline, done, clones, names, entries, bytes, path })
+        Ok(Self { tree, root, earlier, go_on, done, clones, names, entries, bytes, path })
     }
 
     /// Copies all.
@@ -101,7 +100,7 @@ impl<'t> Copier<'t> {
         let mut open = vec![self.enter(self.tree, &self.root, c".")?];
         while let Some(folder) = open.last_mut() {
             self.path.truncate(folder.path_len);
-            if Instant::now() >= self.deadline {
+            if !(self.go_on)() {
                 return Err(Error::Late);
             }
             match folder.names.pop() {
@@ -244,7 +243,7 @@ impl<'t> Copier<'t> {
             // On the store's own file system: its blocks are shared with everything before.
             return self.finish((from.as_fd(), name), place, stat);
         }
-        let read = bytes::read(&mut source, Some(&mut target), size, self.deadline);
+        let read = bytes::read(&mut source, Some(&mut target), size, self.go_on);
         let digest = read.map_err(|failure| self.tell(failure))?;
         self.finish((from.as_fd(), name), place, stat)?;
         self.note(place, size, digest)
@@ -278,7 +277,7 @@ impl<'t> Copier<'t> {
             return Ok(None);
         }
         let size = u64::try_from(stat.st_size).unwrap_or_default();
-        let found = bytes::read(source, None, size, self.deadline);
+        let found = bytes::read(source, None, size, self.go_on);
         if found.map_err(|failure| self.tell(failure))? != digest {
             return Ok(None);
         }

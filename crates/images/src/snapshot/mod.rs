@@ -18,7 +18,6 @@ mod known;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use blobs::Digest;
 use rustix::io::Errno;
@@ -56,7 +55,7 @@ pub enum Error {
     /// More bytes than a layer may have.
     #[error("the files have more than {} GiB, holes counted", SNAPSHOT_BYTES_MAX >> 30)]
     TooLarge,
-    /// It took too long.
+    /// The caller stopped it.
     #[error(
         "copying the files takes longer than the sandbox may be stopped: remove files that \
         need not be kept, or keep one folder alone"
@@ -87,7 +86,8 @@ impl Copied {
 
 impl LayerStore {
     /// Copies a tree in which nothing changes. Files that are the same in the layer `earlier`, if
-    /// that is here, are shared with it. Sockets are left out: nobody could listen at them.
+    /// that is here, are shared with it. Sockets are left out: nobody could listen at them. It goes
+    /// on as long as `go_on` says so, which is asked often.
     ///
     /// # Errors
     /// See [`Error`]; nothing is kept then.
@@ -95,14 +95,14 @@ impl LayerStore {
         &self,
         tree: BorrowedFd<'_>,
         earlier: Option<Digest>,
-        deadline: Instant,
+        go_on: &dyn Fn() -> bool,
     ) -> Result<Copied, Error> {
         let (lease, known) = match earlier.map(|digest| (digest, self.lease(&[digest]))) {
             Some((digest, Ok(lease))) => (Some(lease), self.known(digest)),
             Some((_, Err(_))) | None => (None, None),
         };
         let draft = self.draft()?;
-        let copier = Copier::new(tree, &draft.upper(), known, deadline);
+        let copier = Copier::new(tree, &draft.upper(), known, go_on);
         let done = copier.and_then(Copier::run).map_err(|error| self.told(error))?;
         Ok(Copied { draft, contents: done.contents, known: done.known, _earlier: lease })
     }
