@@ -32,6 +32,7 @@ mod reference;
 mod registry;
 mod scope;
 mod settle;
+mod snapshot;
 mod sources;
 mod stack;
 mod stage;
@@ -61,6 +62,7 @@ pub use pattern::{is_pattern, matches};
 pub use pull::PullError;
 pub use reference::{Reference, ReferenceError};
 pub use registry::RegistryError;
+pub use snapshot::{Copied, Error as SnapshotError};
 pub use sources::{Credentials, Mirror, MirrorError, Sources};
 pub use step::{
     Entry, EntryKind, Exit, RunError, RunStep, Source, StepDirs, StepMount, StepRunner, TreeCopy,

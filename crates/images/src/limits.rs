@@ -11,6 +11,15 @@ pub const LAYER_ENTRIES_MAX: u64 = 4_000_000;
 /// Folders below each other in one layer. The walk holds one descriptor for each.
 pub const LAYER_DEPTH_MAX: usize = 512;
 
+/// Bytes of all files of one snapshot, holes counted.
+pub const SNAPSHOT_BYTES_MAX: u64 = 64 << 30;
+
+/// Bytes that a snapshot reads of a file at once.
+pub(crate) const SNAPSHOT_PIECE_BYTES: usize = 1 << 20;
+
+/// Files of a layer that the next snapshot finds again; more are written again.
+pub(crate) const SHARED_FILES_MAX: usize = 500_000;
+
 /// Folders below each other that a removal follows before it moves what is deeper to the top.
 pub(crate) const REMOVE_DEPTH_MAX: usize = 256;
 

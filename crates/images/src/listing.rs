@@ -308,7 +308,7 @@ impl Walk {
 
 /// The overlay's own notes (where a file came from, what was renamed) are only good for the mount
 /// that wrote them, and harmful elsewhere. What makes a folder opaque is content.
-fn is_stray(name: &CStr, value: &[u8]) -> bool {
+pub(crate) fn is_stray(name: &CStr, value: &[u8]) -> bool {
     let bytes = name.to_bytes();
     if name == OPAQUE {
         return value != b"y";

@@ -4,9 +4,11 @@
 //! lays it on a path. It keeps the rights of the host's root there, so the path is resolved by
 //! the kernel below the container's root, without the links of /proc that could lead out.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
@@ -73,11 +75,12 @@ pub struct Writable {
 
 /// Lays `tree` on `target` inside the running container whose first process is `pid`, where it
 /// stays until [`detach`] or the container's end; `target` is made if it is missing. Links in it
-/// are followed as a program inside would follow them. Blocks.
+/// are followed as a program inside would follow them. Gives the number by which [`attached`] tells
+/// it from others. Blocks.
 ///
 /// # Errors
 /// See [`Error`]; this needs the rights of root.
-pub fn attach(pid: i32, target: &Path, tree: &Tree) -> Result<(), Error> {
+pub fn attach(pid: i32, target: &Path, tree: &Tree) -> Result<u64, Error> {
     plan::inside("target", target)?;
     tree.check()?;
     let container = Container::open(pid)?;
@@ -105,8 +108,60 @@ pub fn attach(pid: i32, target: &Path, tree: &Tree) -> Result<(), Error> {
         let both =
             MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         move_mount(&mounted, "", &found, "", both)
-            .map_err(|error| step("laying a tree on", target, error.into()))
+            .map_err(|error| step("laying a tree on", target, error.into()))?;
+        let facts = statx(&mounted, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID);
+        Ok(facts.map_err(|error| step("looking at", target, error.into()))?.stx_mnt_id)
     })
+}
+
+/// A tree that lies in a running container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attached {
+    /// Its number, as long as it lies there.
+    pub id: u64,
+    /// Where it lies now, without links on the way: folders above it may have been renamed.
+    pub path: PathBuf,
+}
+
+/// What [`attach`] laid into the container, in that order.
+///
+/// # Errors
+/// [`Error::NoContainer`].
+pub fn attached(pid: i32) -> Result<Vec<Attached>, Error> {
+    let container = Container::open(pid)?;
+    let text = io::read_to_string(&container.table);
+    let text = text.map_err(|source| Error::NoContainer { pid, source })?;
+    let ours = text.lines().filter(|line| is_ours_in(line));
+    Ok(ours.filter_map(place).filter(|attached| attached.path != Path::new("/")).collect())
+}
+
+/// The number and the place of a mount by its line (proc_pid_mountinfo(5)).
+fn place(line: &str) -> Option<Attached> {
+    let mut fields = line.split(' ');
+    let (id, path) = (fields.next()?.parse().ok()?, fields.nth(3)?);
+    Some(Attached { id, path: PathBuf::from(OsString::from_vec(unescape(path.as_bytes()))) })
+}
+
+/// Undoes how the kernel writes spaces, tabs, ends of lines and backslashes: `\` and three octal
+/// digits.
+fn unescape(text: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(text.len());
+    let mut at = 0;
+    while at < text.len() {
+        let digits = text.get(at + 1..at + 4).filter(|_| text[at] == b'\\');
+        let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => {
+                plain.push(byte);
+                at += 4;
+            }
+            None => {
+                plain.push(text[at]);
+                at += 1;
+            }
+        }
+    }
+    plain
 }
 
 /// Takes away what [`attach`] laid on `target`. Programs that still use it keep it until they let
@@ -201,7 +256,11 @@ impl Container {
 fn is_ours(mountinfo: &str, id: u64) -> bool {
     let id = id.to_string();
     let line = mountinfo.lines().find(|line| line.split(' ').next() == Some(&id));
-    let kind = line.and_then(|line| line.split_once(" - ")).map(|(_, kind)| kind);
+    line.is_some_and(is_ours_in)
+}
+
+fn is_ours_in(line: &str) -> bool {
+    let kind = line.split_once(" - ").map(|(_, kind)| kind);
     kind.is_some_and(|kind| kind.starts_with(&format!("overlay {MOUNT_SOURCE} ")))
 }
 
@@ -229,10 +288,10 @@ fn is_same(root: BorrowedFd<'_>, found: &OwnedFd) -> Result<bool, Error> {
 
 /// Runs `act` in a thread of its own: what that does to its namespaces, ids and folder ends with
 /// it, and a file system that never answers holds up nobody else.
-fn aside(
+fn aside<T: Send + 'static>(
     target: PathBuf,
-    act: impl FnOnce(&Path) -> Result<(), Error> + Send + 'static,
-) -> Result<(), Error> {
+    act: impl FnOnce(&Path) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
     let (told, answer) = sync_channel(1);
     let thread = std::thread::Builder::new().name("attach".into());
     let path = target.clone();
@@ -271,5 +330,13 @@ mod tests {
         for (id, ours) in [(12, true), (123, false), (124, true), (125, false), (1, false)] {
             assert_eq!(is_ours(mounts, id), ours, "{id}");
         }
+    }
+
+    #[test]
+    fn finds_where_a_mount_lies() {
+        let line = "31 12 0:6 / /a\\040b\\134 rw,noatime - overlay palisade rw";
+        assert_eq!(place(line), Some(Attached { id: 31, path: "/a b\\".into() }));
+        assert_eq!(unescape(b"\\04"), b"\\04");
+        assert_eq!(unescape(b"\\999"), b"\\999");
     }
 }

@@ -34,13 +34,13 @@ mod stdio;
 mod sweep;
 mod sys;
 
-pub use attach::{Error as AttachError, Tree, Writable, attach, detach};
+pub use attach::{Attached, Error as AttachError, Tree, Writable, attach, attached, detach};
 pub use caps::KEPT as CAPABILITIES;
 pub use cgroup::{Error as CgroupError, Usage, join};
 pub use child::{Child, Ended, Error as ChildError, Exit};
 pub use exec::{Error as ExecError, Exec, ExecIo};
 pub use inside::{Error as ListenError, connect_inside, listen_inside};
-pub use overlay::{Error as OverlayError, overlay};
+pub use overlay::{Error as OverlayError, overlay, view};
 pub use plan::{Bind, BindIds, IdRange, InlineFile, Limits, Plan, Process, Refused, Tmpfs};
 pub use root::{Entry, Error as RootError, Facts, Kind, Root};
 pub use setup::{child_main, is_child};

@@ -225,6 +225,59 @@ pub fn overlay(layers: &[PathBuf], upper: &Path, work: &Path) -> Result<OwnedFd,
     Ok(made)
 }
 
+/// Mounts layers for the host's own use, to be read only, with others on folders of theirs: what a
+/// container sees that has such trees. Trees are named by where they lie, in the order in which
+/// they were laid there; the first one, at `/`, is the root. Ids are those on disk. The mounts last
+/// as long as the descriptor and are reached only through it: give it to [`crate::Root`].
+///
+/// A folder among the layers may take the changes of another mount, as long as nothing is written
+/// there.
+///
+/// # Errors
+/// See [`Error`]; this needs the rights of root.
+pub fn view(trees: &[(PathBuf, Vec<PathBuf>)]) -> Result<OwnedFd, Error> {
+    let open = |(at, layers): &(PathBuf, Vec<PathBuf>)| {
+        Ok::<_, Error>((at.clone(), Sources::open_layers(layers)?))
+    };
+    let trees: Vec<_> = trees.iter().map(open).collect::<Result<_, _>>()?;
+    let act = || {
+        stage()?;
+        for (number, (at, sources)) in trees.iter().enumerate() {
+            let own = format!("t{number}");
+            make_folder(&own)?;
+            let enter = |path: &str| rustix::process::chdir(path);
+            enter(&own).map_err(|e| Error::Stage(e.into()))?;
+            let mounted = sources.mount(None, false)?;
+            enter("..").map_err(|e| Error::Stage(e.into()))?;
+            lay(&mounted, at, number == 0)
+                .map_err(|source| Error::Open { path: at.clone(), source })?;
+        }
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let all = open_tree(CWD, VIEW, flags | OpenTreeFlags::AT_RECURSIVE);
+        all.map_err(|e| Error::Stage(e.into()))
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("view".into());
+        let thread = thread.spawn_scoped(scope, act).map_err(Error::Stage)?;
+        thread.join().map_err(|_| Error::Stage(io::Error::other("the mounting thread died")))?
+    })
+}
+
+/// Where [`view`] puts the root.
+const VIEW: &str = "v";
+
+/// Attaches a tree at a place in the view.
+fn lay(mounted: &OwnedFd, at: &Path, is_root: bool) -> io::Result<()> {
+    let from = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    if is_root {
+        rustix::fs::mkdir(VIEW, Mode::from_raw_mode(0o755))?;
+        return Ok(move_mount(mounted, "", CWD, VIEW, from)?);
+    }
+    let root = crate::Root::open_folder(Path::new(VIEW)).map_err(io::Error::other)?;
+    let found = root.below(at).map_err(io::Error::other)?;
+    Ok(move_mount(mounted, "", found.folder(), "", from | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH)?)
+}
+
 /// A detached clone of the mount at `path`, without what is mounted below it.
 pub(crate) fn clone_mount(path: &Path) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;

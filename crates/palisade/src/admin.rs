@@ -84,6 +84,8 @@ enum Line {
 pub(crate) struct Tools {
     pub(crate) store: Store,
     pub(crate) builder: Builder,
+    /// The worker's folder.
+    pub(crate) worker: PathBuf,
 }
 
 impl Tools {
@@ -152,7 +154,10 @@ impl Tools {
 
     async fn prune(&self, keep_bytes: u64) -> Result<serde_json::Value> {
         let kept = store::images::kept_layers(&mut *self.store.read().await?).await?;
-        let keep: HashSet<_> = kept.iter().filter_map(|layer| layer.parse().ok()).collect();
+        let standing = worker::layers_to_keep(&self.worker);
+        let standing = standing.context("the layers under living sandboxes are not known")?;
+        let kept = kept.iter().chain(&standing);
+        let keep: HashSet<_> = kept.filter_map(|layer| layer.parse().ok()).collect();
         let layers = self.builder.store();
         let evicted = tokio::task::block_in_place(|| layers.evict(&keep, keep_bytes))?;
         let gone: Vec<String> = evicted.layers.iter().map(ToString::to_string).collect();
@@ -253,7 +258,8 @@ pub(crate) fn ask(data: &Data, request: Request) -> Result<serde_json::Value> {
     runtime.block_on(async {
         let store = Store::open(&data.path("palisade.db")).await?;
         let layers = Arc::new(images::LayerStore::open(data.path("worker/images"))?);
-        let tools = Tools { store: store.clone(), builder: Builder::new(layers) };
+        let worker = data.path("worker");
+        let tools = Tools { store: store.clone(), builder: Builder::new(layers), worker };
         let mut log = |words: &[u8]| progress(&String::from_utf8_lossy(words));
         let result = tools.execute(request, &mut log).await;
         store.close().await;

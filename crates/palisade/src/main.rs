@@ -6,6 +6,7 @@ mod config;
 mod data;
 mod reach;
 mod roles;
+mod shelf;
 mod ways;
 
 use std::process::ExitCode;

@@ -1,8 +1,8 @@
-//! What of queues, dicts and secrets is old enough to be forgotten.
+//! What of queues, dicts, secrets and snapshots is old enough to be forgotten.
 
 use store::dicts::entries;
 use store::queues::{claims, items};
-use store::{Hint, dicts, queues, secrets};
+use store::{Hint, dicts, image_names, images, queues, secrets};
 
 use crate::Plane;
 use crate::limits::{
@@ -18,7 +18,8 @@ pub async fn sweep(plane: &Plane) -> Result<(), store::Error> {
     forget_claims(plane).await?;
     forget_items(plane).await?;
     forget_entries(plane).await?;
-    forget_secrets(plane).await
+    forget_secrets(plane).await?;
+    forget_images(plane).await
 }
 
 /// Queues and dicts whose clients have not been heard of.
@@ -97,4 +98,23 @@ async fn forget_secrets(plane: &Plane) -> Result<(), store::Error> {
         secrets::forget(&mut tx, &secret).await?;
     }
     tx.commit().await
+}
+
+/// Images that were to be kept for a time only.
+async fn forget_images(plane: &Plane) -> Result<(), store::Error> {
+    while !plane.is_closing() {
+        let (now, most) = (plane.now(), SWEEP_ROWS_MAX);
+        let old = images::expired(&mut *plane.store.read().await?, now, most).await?;
+        if old.is_empty() {
+            break;
+        }
+        let mut tx = plane.store.begin().await?;
+        for image in old {
+            image_names::forget(&mut tx, &image).await?;
+            let why = "it was kept for the time that was asked for: take another snapshot";
+            images::delete(&mut tx, &image, why).await?;
+        }
+        tx.commit().await?;
+    }
+    Ok(())
 }

@@ -25,6 +25,7 @@ mod room;
 pub mod sandboxes;
 pub mod scheduler;
 mod seats;
+pub mod snapshots;
 pub mod streamed;
 pub mod submission;
 mod unwritten;

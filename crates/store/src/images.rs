@@ -10,6 +10,9 @@ use crate::logs::Span;
 use crate::row::{from_json, id, id_opt, int, json, number, time, time_opt};
 use crate::{Db, Result, Scope};
 
+/// How the keys of snapshots begin: of images that no recipe can make again.
+pub const SNAPSHOT_KEY: &str = "snapshot:";
+
 /// Where a build is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
@@ -224,13 +227,26 @@ pub async fn finish(
     Ok(())
 }
 
-/// Deletes an image: nothing starts with it any more, and the next request for the same builds
-/// it again.
-pub async fn delete(db: &mut Db, id: &ImageId) -> Result<()> {
-    let sql = "UPDATE images SET state = 3, content = NULL, \
-               failure = 'it was deleted: build it again' WHERE id = $1";
-    sqlx::query(sql).bind(id.as_str()).execute(db).await?;
+/// Deletes an image, and says why: nothing starts with it any more, and the next request for the
+/// same builds it again.
+pub async fn delete(db: &mut Db, id: &ImageId, why: &str) -> Result<()> {
+    let sql = "UPDATE images SET state = 3, content = NULL, failure = $2 WHERE id = $1";
+    sqlx::query(sql).bind(id.as_str()).bind(why).execute(db).await?;
     Ok(())
+}
+
+/// Says when an image is to be forgotten.
+pub async fn expire(db: &mut Db, id: &ImageId, at: Time) -> Result<()> {
+    let sql = "UPDATE images SET expires_at = $2 WHERE id = $1";
+    sqlx::query(sql).bind(id.as_str()).bind(int(at.0)).execute(db).await?;
+    Ok(())
+}
+
+/// Images whose time is over, at most `most`.
+pub async fn expired(db: &mut Db, now: Time, most: u32) -> Result<Vec<ImageId>> {
+    let sql = "SELECT id FROM images WHERE expires_at <= $1 AND state = 2 LIMIT $2";
+    let rows = sqlx::query(sql).bind(int(now.0)).bind(most).fetch_all(db).await?;
+    rows.iter().map(|row| id(row, "id", ImageId::parse)).collect()
 }
 
 /// Notes that the image was used.
@@ -285,16 +301,18 @@ pub async fn past_logs(
         .collect()
 }
 
-/// Layers that must stay: of images that functions of living apps run, that have names, or that
-/// others are being built on.
+/// Layers that must stay: of images that functions of living apps or living sandboxes run, that
+/// have names, that others are being built on, or that are snapshots.
 pub async fn kept_layers(db: &mut Db) -> Result<Vec<String>> {
     let sql = "SELECT content FROM images WHERE state = 2 AND id IN ( \
                SELECT json_extract(spec, '$.image') FROM functions JOIN apps ON \
                apps.id = functions.app_id WHERE spec IS NOT NULL AND (apps.stopped_at IS NULL \
                OR functions.id IN (SELECT function_id FROM tasks WHERE state < 4)) \
                UNION SELECT image_id FROM image_names \
-               UNION SELECT base_id FROM images WHERE state < 2)";
-    let rows = sqlx::query(sql).fetch_all(db).await?;
+               UNION SELECT json_extract(spec, '$.image') FROM sandboxes WHERE state < 2 \
+               UNION SELECT base_id FROM images WHERE state < 2) OR (state = 2 AND key GLOB $1)";
+    let snapshots = format!("{SNAPSHOT_KEY}*");
+    let rows = sqlx::query(sql).bind(snapshots).fetch_all(db).await?;
     let mut layers = Vec::new();
     for row in &rows {
         let content: ImageContent = from_json("image", row.try_get("content")?)?;

@@ -49,6 +49,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (2, "objects", include_str!("../migrations/0002_objects.sql")),
     (3, "images", include_str!("../migrations/0003_images.sql")),
     (4, "sandboxes", include_str!("../migrations/0004_sandboxes.sql")),
+    (5, "snapshots", include_str!("../migrations/0005_snapshots.sql")),
 ];
 
 fn migrator() -> Migrator {

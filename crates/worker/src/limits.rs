@@ -170,3 +170,18 @@ pub(crate) const LAST_LINES_MAX: Duration = Duration::from_secs(5);
 pub(crate) const RECORD_BYTES_MAX: u64 = 16 << 20;
 /// Times that a sandbox whose supervisor is gone is killed before it is given up.
 pub(crate) const END_TRIES_MAX: usize = 20;
+/// How long a sandbox may stand still: less than a program that is started in it waits for that.
+pub(crate) const FROZEN_MAX: Duration = Duration::from_secs(25);
+/// How long of that its files are copied.
+pub(crate) const COPY_MAX: Duration = Duration::from_secs(24);
+/// Layers of a sandbox's root up to which a snapshot of its files is one layer more; with more, it
+/// is one layer with all files.
+pub(crate) const SNAPSHOT_LAYERS_MAX: usize = 64;
+/// Images that are laid into one sandbox at the same time.
+pub(crate) const MOUNTED_IMAGES_MAX: usize = 32;
+/// Places of one sandbox of which the last snapshot is remembered, to share files with.
+pub(crate) const SNAPSHOT_PLACES_MAX: usize = 64;
+/// Bytes of the name that a client gives to a snapshot.
+pub(crate) const SNAPSHOT_NAME_BYTES_MAX: usize = 128;
+/// Bytes of a path in a request, as the kernel takes them (PATH_MAX, with the final zero).
+pub(crate) const PATH_BYTES_MAX: usize = 4_095;

@@ -19,11 +19,15 @@ fn exists(layers: &[Root], path: &Path) -> bool {
 impl MountPoints {
     /// Looks before the jail is made; `layers` are those that stay with the image.
     pub(crate) fn before(plan: &Plan, layers: &[PathBuf]) -> Self {
-        let layers: Vec<_> =
-            layers.iter().filter_map(|path| Root::open_folder(path).ok()).collect();
         let targets = plan.files.iter().map(|file| &*file.target);
         let targets = targets.chain(plan.binds.iter().map(|bind| &*bind.target));
-        let targets = targets.chain(plan.tmpfs.iter().map(|tmpfs| &*tmpfs.target));
+        Self::of(targets.chain(plan.tmpfs.iter().map(|tmpfs| &*tmpfs.target)), layers)
+    }
+
+    /// Those of mounts on `targets`, beside what is mounted in every container.
+    pub(crate) fn of<'t>(targets: impl Iterator<Item = &'t Path>, layers: &[PathBuf]) -> Self {
+        let layers: Vec<_> =
+            layers.iter().filter_map(|path| Root::open_folder(path).ok()).collect();
         let targets = targets.chain(ALWAYS.iter().map(Path::new));
         let mut missing = Vec::new();
         for target in targets {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use jail::{AttachError, Child, Tree, Writable, attach, detach};
 
-use crate::ground::{Ground, exec, say, script};
+use crate::ground::{Ground, base, exec, say, script};
 use crate::life::{leaves_nothing, wait_until};
 
 fn read_only(layers: &[PathBuf]) -> Tree {
@@ -77,6 +77,42 @@ fn what_is_written_stays_in_its_folder() {
     assert_eq!(say(&child, "ls /data | wc -l"), "0");
     user.tell("go\n");
     assert_eq!(user.finish().1, "new\n");
+    child.end().unwrap();
+    leaves_nothing(&ground);
+}
+
+#[test]
+fn the_host_sees_what_a_container_sees() {
+    let ground = Ground::new();
+    let child = ground.hold();
+    for name in ["more", "more/upper", "more/work"] {
+        fs::create_dir(ground.path(name)).unwrap();
+    }
+    let layer = ground.layer("one", "old", "old");
+    let writable = Writable {
+        upper: ground.path("more/upper"),
+        work: ground.path("more/work"),
+        volatile: true,
+    };
+    let tree = Tree { layers: vec![layer.clone()], writable: Some(writable) };
+    say(&child, "mkdir -p '/a b/c'; echo own > '/a b/own'; ln -s '/a b' /link");
+    let id = attach(child.pid(), Path::new("/link/c"), &tree).unwrap();
+    say(&child, "echo new > /link/c/new; chown 7 /link/c/new; rm /link/c/old; mv '/a b' /moved");
+    let attached = jail::attached(child.pid()).unwrap();
+    assert_eq!(attached, [jail::Attached { id, path: "/moved/c".into() }]);
+    child.freeze().unwrap();
+    let layers = vec![base().to_owned(), ground.path("scratch/upper")];
+    let trees = [("/".into(), layers), ("/moved/c".into(), vec![layer, ground.path("more/upper")])];
+    let root = jail::Root::of(jail::view(&trees).unwrap());
+    assert_eq!(root.read(Path::new("/moved/own"), 9).unwrap(), b"own\n");
+    assert_eq!(root.read(Path::new("/moved/c/new"), 9).unwrap(), b"new\n");
+    assert_eq!(root.stat(Path::new("/moved/c/new")).unwrap().uid, 7);
+    assert!(root.stat(Path::new("/moved/c/old")).unwrap_err().is_not_found());
+    assert!(root.mkdir(Path::new("/moved/c/x"), 0o755).is_err(), "it is read-only");
+    drop(root);
+    child.thaw().unwrap();
+    detach(child.pid(), Path::new("/moved/c")).unwrap();
+    assert_eq!(jail::attached(child.pid()).unwrap(), []);
     child.end().unwrap();
     leaves_nothing(&ground);
 }

@@ -26,6 +26,7 @@ use crate::config::Serve;
 use crate::data::{Access, Data, PYTHONS, Token};
 use crate::reach::Reach;
 use crate::say;
+use crate::shelf::Shelf;
 use crate::ways::Ways;
 
 /// The port at which a container finds its own blobs, on its own loopback address.
@@ -154,8 +155,9 @@ async fn until_told(serve: &Serve, data: &Data) -> Result<()> {
     let reach = Reach::open(serve.listen, &serve.reach, data).await?;
     let mut server = start(serve, data, &reach).await?;
     let token = first_start(&server.plane.store, data, &server.plane).await?;
+    let shelf = Arc::new(Shelf(server.plane.clone()));
     let routes = routes(&server.plane, &server.tables, Transport::Port)
-        .merge(worker::router::service(&server.worker, secrets(&server.plane)));
+        .merge(worker::router::service(&server.worker, secrets(&server.plane), shelf));
     let (plane, local) = (server.plane.clone(), routes.clone());
     let listener = UnixListener::from_std(data.listen(crate::calls::SOCKET)?)?;
     let closing = plane.clone();
@@ -243,7 +245,11 @@ async fn start(serve: &Serve, data: &Data, reach: &Reach) -> Result<Server> {
     work.spawn(plane::claims::run(plane.clone()));
     work.spawn(plane::reconcile::run_deadlines(plane.clone()));
     work.spawn(plane::reconcile::run_sweeps(plane.clone()));
-    let tools = Tools { store: plane.store.clone(), builder: worker.builder().clone() };
+    let tools = Tools {
+        store: plane.store.clone(),
+        builder: worker.builder().clone(),
+        worker: data.path("worker"),
+    };
     let (desk, closing) = (Desk::open(data)?, plane.clone());
     work.spawn(async move { desk.serve(tools, closing.closed()).await });
     Ok(Server { plane, worker, networks, ways, worker_id, tables, work, agent })

@@ -287,7 +287,7 @@ pub(super) async fn delete(cx: Cx<Member>, req: pb::ImageDeleteRequest) -> Resul
         return Err(Refusal::Conflict(format!("image `{}` is being built: wait", image.id)));
     }
     image_names::forget(&mut tx, &image.id).await?;
-    images::delete(&mut tx, &image.id).await?;
+    images::delete(&mut tx, &image.id, "it was deleted: build it again").await?;
     tx.commit().await?;
     Ok(())
 }

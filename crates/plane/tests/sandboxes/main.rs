@@ -6,6 +6,7 @@ mod definitions;
 mod ends;
 mod life;
 mod reunion;
+mod snapshots;
 mod ways;
 #[path = "../world/mod.rs"]
 mod world;

@@ -4,6 +4,7 @@
 mod forward;
 mod network;
 mod rows;
+mod snapshots;
 mod start;
 
 use std::sync::{Arc, Weak};
@@ -12,7 +13,8 @@ use axum::Router;
 use futures::future::BoxFuture;
 use http::{HeaderMap, Request, Response, header};
 use model::router_token::{Invalid, verify};
-use model::{SecretId, TaskId};
+use model::spec::ImageContent;
+use model::{ImageId, Millis, SecretId, TaskId};
 use tonic::Status;
 use tonic::body::Body;
 
@@ -31,16 +33,42 @@ pub type SecretsFn = dyn Fn(TaskId, Vec<SecretId>) -> Looked + Send + Sync;
 /// The variables of each secret, on their way.
 pub type Looked = BoxFuture<'static, Result<Vec<Variables>, Status>>;
 
+/// A snapshot of a sandbox's files that the worker has taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// What its client calls it: the same again is the same snapshot.
+    pub name: String,
+    /// What it holds.
+    pub content: ImageContent,
+    /// It is one of all files.
+    pub is_whole: bool,
+    /// How long it is kept; none: until it is deleted.
+    pub ttl: Option<Millis>,
+}
+
+/// The images of a task's workspace, kept by whoever wires worker and plane together.
+pub trait Shelf: Send + Sync {
+    /// The image of a snapshot that was published before.
+    fn find(&self, task: TaskId, name: String) -> BoxFuture<'_, Result<Option<ImageId>, Status>>;
+
+    /// Makes a snapshot an image; the same name again is the same image.
+    fn publish(&self, task: TaskId, snapshot: Snapshot) -> BoxFuture<'_, Result<ImageId, Status>>;
+
+    /// What an image holds that is ready.
+    fn content(&self, task: TaskId, image: ImageId) -> BoxFuture<'_, Result<ImageContent, Status>>;
+}
+
 /// What answers. Streams that clients read do not keep the worker from ending.
 #[derive(Clone)]
 struct Desk {
     worker: Weak<Worker>,
     secrets: Arc<SecretsFn>,
+    images: Arc<dyn Shelf>,
 }
 
 /// The routes of the command router, for the server's port.
-pub fn service(worker: &Arc<Worker>, secrets: Arc<SecretsFn>) -> Router {
-    let desk = Desk { worker: Arc::downgrade(worker), secrets };
+pub fn service(worker: &Arc<Worker>, secrets: Arc<SecretsFn>, images: Arc<dyn Shelf>) -> Router {
+    let desk = Desk { worker: Arc::downgrade(worker), secrets, images };
     let path = format!("/{}/{{rpc}}", wire::ROUTER_SERVICE);
     let answer = move |request: Request<axum::body::Body>| {
         let desk = desk.clone();
@@ -97,6 +125,7 @@ impl Desk {
             },
             Answer::Network => network::set(self, &task, request).await,
             Answer::Volumes => network::reload_volumes(self, &task, request).await,
+            Answer::Files(what) => snapshots::answer(self.clone(), task, what, request).await,
             Answer::Declined(why) => {
                 Err(Status::unimplemented(format!("{name} is not served: {why}")))
             }

@@ -14,15 +14,28 @@ pub(super) enum Answer {
     Network,
     /// The worker: there are no volumes yet.
     Volumes,
+    /// The worker, with the plane: images of a sandbox's files.
+    Files(Files),
     /// Nothing, and why.
     Declined(&'static str),
+}
+
+/// What is done with images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Files {
+    /// All files are kept.
+    Keep,
+    /// A folder is kept.
+    KeepFolder,
+    /// An image is laid into the sandbox.
+    Mount,
+    /// It is taken away.
+    Unmount,
 }
 
 use Answer::{Declined, Network, Output, Passed, Start, Volumes};
 
 const SIDECARS: Answer = Declined("further containers in a sandbox are not served: make another");
-const SNAPSHOTS: Answer = Declined("snapshots of a sandbox's files are not served yet");
-const MOUNTS: Answer = Declined("images cannot be laid into running sandboxes yet");
 const MEMORY: Answer = Declined("snapshots of a sandbox's memory are not served: keep its files");
 const OUTBOUND: Answer = Declined("set lists of addresses and names with TaskSetNetworkAccess");
 
@@ -46,10 +59,10 @@ const ROWS: &[(&str, Answer)] = &[
     ("TaskSetOutboundPolicy",    OUTBOUND),
     ("TaskReloadVolumes",        Volumes),
     // Its files
-    ("TaskSnapshotFilesystem",   SNAPSHOTS),
-    ("TaskSnapshotDirectory",    SNAPSHOTS),
-    ("TaskMountDirectory",       MOUNTS),
-    ("TaskUnmountDirectory",     MOUNTS),
+    ("TaskSnapshotFilesystem",   Answer::Files(Files::Keep)),
+    ("TaskSnapshotDirectory",    Answer::Files(Files::KeepFolder)),
+    ("TaskMountDirectory",       Answer::Files(Files::Mount)),
+    ("TaskUnmountDirectory",     Answer::Files(Files::Unmount)),
     ("TaskSnapshotMemory",       MEMORY),
     // Containers beside it
     ("TaskContainerCreate",      SIDECARS),

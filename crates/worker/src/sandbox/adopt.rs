@@ -1,6 +1,7 @@
 //! Sandboxes that an earlier worker left: those that live are gone on with, the others cleared
 //! away.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -28,6 +29,16 @@ pub fn networks_to_keep(dir: &Path) -> std::io::Result<Vec<Kept>> {
     }
     let left = folder::left(&all)?;
     Ok(left.living.into_iter().filter_map(|(_, record)| record.network).collect())
+}
+
+/// The layers that must stay, because a sandbox stands on them that lives on without a server;
+/// `dir` is the worker's folder.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn layers_to_keep(dir: &Path) -> std::io::Result<Vec<String>> {
+    let all = dir.join(FOLDER);
+    if all.is_dir() { folder::layers(&all) } else { Ok(vec![]) }
 }
 
 /// Why a sandbox that lives cannot be gone on with.
@@ -99,9 +110,16 @@ fn adopt(
     record: Record,
 ) -> Result<Arc<Sandbox>, Error> {
     let ids = worker.ids.take_first(record.first_id).ok_or(Error::Ids(record.first_id))?;
-    let digests: Result<Vec<_>, _> = record.layers.iter().map(|layer| layer.parse()).collect();
-    let digests = digests.map_err(|_| Error::Digest("their names cannot be read".into()))?;
-    let layers = worker.layers.lease(&digests)?;
+    let lease = |layers: &[String]| {
+        let digests: Result<Vec<_>, _> = layers.iter().map(|layer| layer.parse()).collect();
+        let digests = digests.map_err(|_| Error::Digest("their names cannot be read".into()))?;
+        Ok::<_, Error>(worker.layers.lease(&digests)?)
+    };
+    let layers = lease(&record.layers)?;
+    let mut mounted = HashMap::new();
+    for image in &record.mounted {
+        mounted.insert(image.folder.clone(), lease(&image.layers)?);
+    }
     let scratch = worker.disk.adopt(folder.name())?;
     let network = record.network.as_ref().map(|kept| worker.networks.adopt(kept)).transpose()?;
     Ok(Arc::new(Sandbox {
@@ -109,7 +127,8 @@ fn adopt(
         link,
         record: Mutex::new(record),
         network: Mutex::new(network),
-        held: Mutex::new(Some(Held { scratch, ids, layers })),
+        held: Mutex::new(Some(Held { scratch, ids, layers, mounted })),
+        files: super::Files::default(),
     }))
 }
 
@@ -138,6 +157,7 @@ fn give_up(
                 record: Mutex::new(record),
                 network: Mutex::new(None),
                 held: Mutex::new(None),
+                files: super::Files::default(),
             })
         };
         let sandbox = sandbox.unwrap_or_else(nothing_held);

@@ -1,5 +1,6 @@
 //! A sandbox's folder: what a restarted worker needs to go on with it, and its output.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
@@ -37,6 +38,23 @@ pub(crate) struct Record {
     pub(crate) pid: i32,
     /// Its place in the network, if it has one.
     pub(crate) network: Option<Kept>,
+    /// Images that were laid into it, in that order.
+    #[serde(default)]
+    pub(crate) mounted: Vec<Mounted>,
+    /// The layer that the last snapshot of a place became, by that place.
+    #[serde(default)]
+    pub(crate) kept: BTreeMap<String, String>,
+}
+
+/// An image in a running sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Mounted {
+    /// Its number, by which its place is found; none while it is being laid there.
+    pub(crate) id: Option<u64>,
+    /// Its layers, bottom first.
+    pub(crate) layers: Vec<String>,
+    /// The folder of its changes, in the sandbox's disk space.
+    pub(crate) folder: String,
 }
 
 /// One sandbox's folder.
@@ -164,6 +182,16 @@ pub(crate) struct Left {
     pub(crate) living: Vec<(Folder, Record)>,
     /// Sandboxes whose supervisors do not.
     pub(crate) dead: Vec<(Folder, Record)>,
+}
+
+/// The layers that sandboxes stand on which may live, and those of images in them.
+pub(crate) fn layers(all: &Path) -> io::Result<Vec<String>> {
+    let records = folders(all)?.into_iter().filter_map(|folder| folder.record());
+    let layers = |record: Record| {
+        let mounted = record.mounted.into_iter().flat_map(|image| image.layers);
+        record.layers.into_iter().chain(mounted)
+    };
+    Ok(records.flat_map(layers).collect())
 }
 
 /// Looks what an earlier worker left. Folders without a record that has a sense, and without an

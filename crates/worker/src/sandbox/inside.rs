@@ -9,6 +9,7 @@ use jail::{Bind, BindIds, Plan, Process};
 use model::sandbox::{NetworkRule, SandboxStart};
 
 use crate::limits::SHM_BYTES;
+use crate::mount_points::MountPoints;
 use crate::supervisor::words::{Assignment, OnTerminal};
 use crate::task::inside;
 
@@ -100,9 +101,9 @@ pub(crate) fn assignment(start: &SandboxStart, image: &Image, places: Places<'_>
             ids: BindIds::MappedIfPossible,
         }],
         files: vec![
-            inside::file("/etc/hostname", format!("{hostname}\n").into_bytes()),
-            inside::file("/etc/hosts", inside::hosts(&hostname)),
-            inside::file("/etc/resolv.conf", inside::resolv_conf(places.resolver)),
+            inside::file(FILES[0], format!("{hostname}\n").into_bytes()),
+            inside::file(FILES[1], inside::hosts(&hostname)),
+            inside::file(FILES[2], inside::resolv_conf(places.resolver)),
         ],
         hostname,
         tmpfs: vec![],
@@ -122,6 +123,15 @@ pub(crate) fn assignment(start: &SandboxStart, image: &Image, places: Places<'_>
         idle_timeout_ms: start.idle_timeout_ms,
         probe: start.probe.clone(),
     }
+}
+
+/// Where small files of ours lie in every sandbox.
+const FILES: [&str; 3] = ["/etc/hostname", "/etc/hosts", "/etc/resolv.conf"];
+
+/// What the jail makes in a sandbox's writable layer to mount something on it.
+pub(crate) fn mount_points(layers: &[PathBuf]) -> MountPoints {
+    let tools = tools_inside();
+    MountPoints::of(FILES.iter().map(Path::new).chain([&*tools]), layers)
 }
 
 /// The folder in which clients look for the file tool.

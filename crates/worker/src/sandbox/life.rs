@@ -169,13 +169,14 @@ pub(super) async fn lost(worker: &Worker, folder: &Folder) -> Ending {
 
 /// Gives back what a sandbox owned.
 async fn release(worker: &Arc<Worker>, sandbox: &Sandbox) {
+    let _files = sandbox.files.stop().await;
     let _turn = worker.changes.acquire().await;
     let (network, held) = sandbox.take_owned();
     let removed = tokio::task::spawn_blocking(move || {
         drop(network);
-        let Some(Held { scratch, ids, layers }) = held else { return Ok(()) };
+        let Some(Held { scratch, ids, layers, mounted }) = held else { return Ok(()) };
         let removed = scratch.remove();
-        drop((ids, layers));
+        drop((ids, layers, mounted));
         removed
     });
     match removed.await {
@@ -187,6 +188,7 @@ async fn release(worker: &Arc<Worker>, sandbox: &Sandbox) {
 
 /// Lets go of a sandbox that goes on without this worker.
 async fn leave(sandbox: &Sandbox) {
+    let _files = sandbox.files.stop().await;
     let (network, held) = sandbox.take_owned();
     let left = tokio::task::spawn_blocking(move || {
         if let Some(Held { scratch, .. }) = held {

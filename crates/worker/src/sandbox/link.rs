@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http2::{Builder, SendRequest};
@@ -17,6 +18,7 @@ use tonic::body::Body;
 use super::folder::Folder;
 use crate::limits::{SUPERVISOR_ANSWER_MAX, SUPERVISOR_ORDER_BYTES_MAX, SUPERVISOR_WINDOW_BYTES};
 use crate::supervisor::CONNECTION_WINDOW_BYTES;
+use crate::supervisor::words::FREEZE;
 
 /// Why a supervisor did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -98,18 +100,49 @@ impl Link {
         path: &'static str,
         question: &impl Serialize,
     ) -> Result<R, Error> {
-        let question = serde_json::to_vec(question).map_err(|e| Error::Answer(e.into()))?;
-        let mut request = Request::new(Body::new(Full::new(Bytes::from(question))));
+        let body = self.order(path, question).await?;
+        let body = Limited::new(body, SUPERVISOR_ORDER_BYTES_MAX).collect().await;
+        let body = body.map_err(Error::Answer)?.to_bytes();
+        serde_json::from_slice(&body).map_err(|e| Error::Answer(e.into()))
+    }
+
+    /// Has the whole sandbox stand still, as long as the answer is kept.
+    pub(crate) async fn freeze(&self) -> Result<Frozen, Error> {
+        let frozen = async {
+            let mut body = self.order(FREEZE, &()).await?;
+            match body.frame().await {
+                Some(Ok(_)) => Ok(Frozen(body)),
+                Some(Err(error)) => Err(Error::Answer(error.into())),
+                None => Err(Error::Answer("it is empty".into())),
+            }
+        };
+        let answer = tokio::time::timeout(SUPERVISOR_ANSWER_MAX, frozen);
+        answer.await.unwrap_or(Err(Error::Late(SUPERVISOR_ANSWER_MAX)))
+    }
+
+    /// Sends an order; gives the answer to one that is followed.
+    async fn order(&self, path: &'static str, order: &impl Serialize) -> Result<Body, Error> {
+        let order = serde_json::to_vec(order).map_err(|e| Error::Answer(e.into()))?;
+        let mut request = Request::new(Body::new(Full::new(Bytes::from(order))));
         *request.method_mut() = http::Method::POST;
         *request.uri_mut() = uri(path)?;
         let response = self.send(request).await?;
-        let is_good = response.status().is_success();
-        let body = Limited::new(response.into_body(), SUPERVISOR_ORDER_BYTES_MAX).collect().await;
-        let body = body.map_err(Error::Answer)?.to_bytes();
-        match is_good {
-            true => serde_json::from_slice(&body).map_err(|e| Error::Answer(e.into())),
-            false => Err(Error::Refused(String::from_utf8_lossy(&body).into_owned())),
+        if response.status().is_success() {
+            return Ok(response.into_body());
         }
+        let why = Limited::new(response.into_body(), SUPERVISOR_ORDER_BYTES_MAX).collect().await;
+        let why = why.map_err(Error::Answer)?.to_bytes();
+        Err(Error::Refused(String::from_utf8_lossy(&why).into_owned()))
+    }
+}
+
+/// A sandbox that stands still. It goes on when this is dropped, or by itself after a while.
+pub(crate) struct Frozen(Body);
+
+impl Frozen {
+    /// Whether it has not gone on by itself.
+    pub(crate) fn is_still(&mut self) -> bool {
+        self.0.frame().now_or_never().is_none()
     }
 }
 

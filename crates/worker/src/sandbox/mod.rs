@@ -6,13 +6,16 @@ mod input;
 mod inside;
 mod life;
 pub(crate) mod link;
+mod mounts;
 mod output;
+mod snapshots;
 mod start;
 pub(crate) mod tools;
 mod visits;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use model::TaskId;
@@ -28,6 +31,7 @@ use link::Link;
 pub use input::Unwritten;
 pub(crate) use inside::policy;
 pub(crate) use life::run;
+pub(crate) use snapshots::{Error as FilesError, Place};
 
 /// The folder of all sandboxes, in the worker's.
 pub(crate) const FOLDER: &str = "sandboxes";
@@ -52,6 +56,33 @@ pub(crate) struct Sandbox {
     record: Mutex<Record>,
     network: Mutex<Option<Attached>>,
     held: Mutex<Option<Held>>,
+    files: Files,
+}
+
+/// The turn of who copies or mounts its files.
+#[derive(Debug, Default)]
+struct Files {
+    turn: tokio::sync::Mutex<()>,
+    /// They will be gone: whoever has the turn gives up.
+    is_over: AtomicBool,
+}
+
+impl Files {
+    /// Waits for the turn; none once they will be gone.
+    async fn turn(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        let turn = self.turn.lock().await;
+        (!self.is_over()).then_some(turn)
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Acquire)
+    }
+
+    /// Has whoever has the turn give up, and waits for that.
+    async fn stop(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.is_over.store(true, Ordering::Release);
+        self.turn.lock().await
+    }
 }
 
 /// What a sandbox owns beside its network, given back in this order after its end.
@@ -60,6 +91,8 @@ struct Held {
     scratch: jail::disk::Scratch,
     ids: ids::Taken,
     layers: images::Lease,
+    /// Those of images that were laid into it, by the folders of their changes.
+    mounted: HashMap<String, images::Lease>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,5 +1,6 @@
 //! From an order to a running sandbox.
 
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -82,6 +83,8 @@ pub(super) async fn start(
         layers: laid.layers.iter().map(ToString::to_string).collect(),
         pid: 0,
         network: None,
+        mounted: vec![],
+        kept: BTreeMap::new(),
     };
     let begun = begin(worker, &folder, &link, assignment, record).await;
     drop(turn);
@@ -92,6 +95,7 @@ pub(super) async fn start(
             record: Mutex::new(record),
             network: Mutex::new(network),
             held: Mutex::new(Some(laid.held)),
+            files: super::Files::default(),
         })),
         Err(error) => {
             // The supervisor does away with the container before it answers.
@@ -121,7 +125,12 @@ async fn lay_out(
         let paths = worker.layers.diffs(&layers).map_err(roots::Error::from)?;
         let scratch = worker.disk.make(folder.name(), start.limits.disk_bytes)?;
         folder.make().map_err(Error::Folder)?;
-        Ok(Laid { image, layers, paths, held: Held { scratch, ids, layers: lease } })
+        Ok(Laid {
+            image,
+            layers,
+            paths,
+            held: Held { scratch, ids, layers: lease, mounted: HashMap::new() },
+        })
     })
     .await
 }

@@ -14,10 +14,10 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::life::{Life, Standing};
-use super::rows;
 use super::words::{
     Assignment, Built, CONNECTIONS, END, ENDED, FREEZE, INPUT, PREPARE, Piece, START, STATE, State,
 };
+use super::{rows, standstill};
 use crate::limits::SUPERVISOR_ORDER_BYTES_MAX;
 
 /// What a supervisor is beside.
@@ -35,6 +35,8 @@ pub(crate) struct Supervisor {
     life: watch::Sender<Option<Arc<Life>>>,
     /// There never will be a container.
     over: watch::Sender<bool>,
+    /// The turn of who has the container stand still.
+    standstill: Arc<Mutex<()>>,
 }
 
 /// Why something was not done; the text is for the worker, which tells it on.
@@ -52,6 +54,7 @@ impl Supervisor {
             container: Mutex::default(),
             life: watch::Sender::new(None),
             over: watch::Sender::new(false),
+            standstill: Arc::default(),
         }
     }
 
@@ -103,7 +106,10 @@ impl Supervisor {
                 json(&())
             }
             INPUT => json(&write(&life()?, parse(&body)?).await?),
-            FREEZE => json(&freeze(&life()?, parse(&body)?).await?),
+            FREEZE => {
+                let held = standstill::hold(life()?, self.standstill.clone()).await;
+                held.map_err(|status| conflict(status.message()))
+            }
             _ => Err(Refused(StatusCode::NOT_FOUND, format!("there is no {path}"))),
         }
     }
@@ -184,14 +190,6 @@ async fn write(life: &Arc<Life>, piece: Piece) -> Result<(), Refused> {
     let _busy = life.activity().busy();
     let refused = |status: Status| conflict(status.message());
     life.own().stdin().map_err(refused)?.append(piece).await.map_err(refused)
-}
-
-async fn freeze(life: &Arc<Life>, is_frozen: bool) -> Result<(), Refused> {
-    let done = life.with_child(move |child| {
-        let done = if is_frozen { child.freeze() } else { child.thaw() };
-        done.map_err(|error| Status::internal(crate::task::chain(&error)))
-    });
-    done.await.map_err(|status| conflict(status.message()))
 }
 
 fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refused> {

@@ -12,6 +12,7 @@ mod pump;
 mod readiness;
 mod rows;
 mod spool;
+mod standstill;
 mod stdin;
 pub(crate) mod words;
 

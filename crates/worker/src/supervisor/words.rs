@@ -21,7 +21,8 @@ pub(crate) const ENDED: &str = "/control/ended";
 pub(crate) const CONNECTIONS: &str = "/control/connections";
 /// Writes to the standard input of its program: [`Piece`] to nothing.
 pub(crate) const INPUT: &str = "/control/input";
-/// Stops all its processes, or lets them go on: a flag to nothing.
+/// Stops all its processes, as long as the answer is read: nothing to a word, and another when they
+/// go on by themselves.
 pub(crate) const FREEZE: &str = "/control/freeze";
 
 /// The file of an [`Ending`] in the sandbox's folder.
