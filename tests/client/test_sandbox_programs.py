@@ -1,17 +1,11 @@
 """Programs in sandboxes, and what they read and write, with the official client."""
 
-import hashlib
-import os
 import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-
-PARALLEL, EACH_BYTES = 64, 32 << 20
-# Of the server and of one supervisor while all of that passes through them.
-SERVER_MIB_MAX, SUPERVISOR_MIB_MAX = 400, 200
 
 
 @pytest.fixture(scope="module")
@@ -30,26 +24,6 @@ def run(sandbox, *command, **settings):
     """What a command says, and its code."""
     process = sandbox.exec(*command, **settings)
     return process.stdout.read(), process.stderr.read(), process.wait()
-
-
-def peak_mib(pid) -> int:
-    with open(f"/proc/{pid}/status") as status:
-        [line] = [line for line in status if line.startswith("VmHWM")]
-    return int(line.split()[1]) >> 10
-
-
-def supervisors(server) -> dict[str, int]:
-    """Supervisors of a server by their folders."""
-    found = {}
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                words = file.read().split(b"\0")
-        except OSError:
-            continue
-        if words[0] == b"palisade-supervisor" and words[1].startswith(bytes(server.data_dir)):
-            found[words[1].decode()] = int(pid)
-    return found
 
 
 def test_output_errors_and_codes(sandbox):
