@@ -26,6 +26,7 @@ def server():
     served = serving.Server(serving.cleared(DATA / "shared"), log).start()
     os.environ.update(served.env)
     yield served
+    served.end_sandboxes()
     assert served.stop() == 0, served.last_words()
 
 
@@ -71,6 +72,7 @@ def fresh_server(server, tmp_path, request):
     yield make
     for fresh, given in made:
         if fresh.process and fresh.process.poll() is None:
+            fresh.end_sandboxes()
             assert fresh.stop() == 0, fresh.last_words()
         if not given:
             shutil.rmtree(fresh.data_dir)

@@ -165,6 +165,11 @@ class Server:
             timeout=timeout,
         )
 
+    def end_sandboxes(self) -> None:
+        """Ends those that live: they would outlive the server."""
+        if any((self.data_dir / "worker/sandboxes").glob("*/sock")):
+            self.palisade("sandbox", "terminate", "--all")
+
     def palisade(self, *words: object, check: bool = True):
         """Runs a command of the binary on this server's data; returns as `run`, and fails if it
         does, unless told not to."""
