@@ -58,7 +58,7 @@ pub(crate) async fn adopt_all(worker: &Arc<Worker>, work: &mut JoinSet<()>) -> V
             let adopt = move || adopt(&worker, folder, link, record);
             tokio::task::spawn_blocking(adopt).await
         };
-        let Some(told) = worker.sandboxes.begin(&task) else { continue };
+        let Some(told) = worker.sandboxes.told(&task) else { continue };
         match (state, sandbox) {
             (Ok(State::Running { .. } | State::Ended(_)), Ok(Ok(sandbox))) => {
                 worker.sandboxes.set_running(&task, &sandbox);
@@ -78,9 +78,7 @@ pub(crate) async fn adopt_all(worker: &Arc<Worker>, work: &mut JoinSet<()>) -> V
         }
     }
     for (folder, record) in left.dead {
-        if worker.sandboxes.begin(&record.start.task).is_some() {
-            work.spawn(give_up(worker.clone(), folder, record, None));
-        }
+        work.spawn(give_up(worker.clone(), folder, record, None));
     }
     let forgetting = worker.clone();
     let _ = tokio::task::spawn_blocking(move || forgetting.sandboxes.forget()).await;
