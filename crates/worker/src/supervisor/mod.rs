@@ -67,9 +67,12 @@ fn run() -> io::Result<()> {
     let group = arguments.next().and_then(|group| group.into_string().ok()).ok_or_else(missing)?;
     // What ends the server's session, terminal or service does not end this process.
     let _ = rustix::process::setsid();
-    if let Err(error) = jail::join(&group) {
-        tracing::warn!(%error, "the supervisor stays in the server's control group");
-    }
+    // The kernel takes its time for it (some 12 ms); the container goes into groups of its own.
+    std::thread::spawn(move || {
+        if let Err(error) = jail::join(&group) {
+            tracing::warn!(%error, "the supervisor stays in the server's control group");
+        }
+    });
     let socket = rustix::stdio::stdin().try_clone_to_owned()?;
     let null = std::fs::File::open("/dev/null")?;
     rustix::stdio::dup2_stdin(null.as_fd())?;
