@@ -6,6 +6,7 @@ figures as JSON. Runs in a mount namespace of its own (see xtask/src/bench_sandb
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -47,10 +48,15 @@ def main():
              "--platform=ptrace", "--root", str(folder / "runsc"), "run",
              "--bundle", str(where), "palisade-bench-%"]
     note("runsc", timed(runsc))
-    # A tree of its own as its root file system; no image store and no network of its making.
+    # A tree of its own as its root file system; no image store and no network of its making. It
+    # asks for limits that this process may not have: those that it has are named.
+    limits = [f"--ulimit={name}={':'.join(map(str, resource.getrlimit(kind)))}"
+              for name, kind in (("nofile", resource.RLIMIT_NOFILE),
+                                 ("nproc", resource.RLIMIT_NPROC))]
     note("podman", timed(["podman", "--root", str(folder / "podman"), "--runroot",
                           str(folder / "podman-run"), "run", "--rm", "--network=none",
-                          "--cgroups=disabled", "--rootfs", str(where / "rootfs"), *COMMAND]))
+                          "--cgroups=disabled", *limits, "--rootfs", str(where / "rootfs"),
+                          *COMMAND]))
     if os.path.ismount(UNIFIED):
         # crun refuses hosts with controllers of both versions: hide the empty tree from it.
         subprocess.run(["umount", UNIFIED], check=True)

@@ -10,6 +10,8 @@ from pathlib import Path
 import serving
 
 APP = "sandbox-tests"
+# What a link of /proc to a namespace says; those to sockets and pipes look alike.
+NAMESPACE = r"(cgroup|ipc|mnt|net|pid|time|user|uts):\[\d+\]$"
 
 
 def app_of(modal, name: str = APP):
@@ -79,12 +81,27 @@ def supervisors(server: serving.Server) -> list[int]:
     return found
 
 
+def namespaces() -> set[str]:
+    """Namespaces of this machine that a process is in, or holds open."""
+    found = set()
+    for link in [*Path("/proc").glob("[0-9]*/ns/*"), *Path("/proc").glob("[0-9]*/fd/*")]:
+        # Processes and descriptors come and go.
+        with contextlib.suppress(OSError):
+            if re.match(NAMESPACE, name := os.readlink(link)):
+                found.add(name)
+    return found
+
+
+def firewall_lines() -> int:
+    """Lines of all rules, and of the lists of addresses in them."""
+    rules = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True)
+    return len(rules.stdout.splitlines())
+
+
 def kernel_state(server: serving.Server) -> dict[str, int]:
     """How much of each kind a server's sandboxes could leave behind."""
     words = ["ip", "-o", "link", "show"]
     links = subprocess.run(words, capture_output=True, text=True, check=True).stdout
-    namespaces = subprocess.run(["lsns", "-n", "-o", "NS"], capture_output=True, text=True,
-                                check=True).stdout
     folder = server.data_dir / "worker/sandboxes"
     running = [one for one in folder.glob("*/sock")] if folder.is_dir() else []
     scratch = [one for one in (server.data_dir / "worker/disk").rglob("*")
@@ -95,7 +112,8 @@ def kernel_state(server: serving.Server) -> dict[str, int]:
         "groups": len(groups(server)),
         "mounts": Path("/proc/mounts").read_text().count("palisade"),
         "interfaces": len(re.findall(r"^\d+: pal", links, re.M)),
-        "namespaces": len(namespaces.split()),
+        "namespaces": len(namespaces()),
+        "firewall": firewall_lines(),
         "sockets": len(running),
         "scratch folders": len(scratch),
     }

@@ -13,6 +13,8 @@ from sandbox_kit import kernel_state, private_bytes, ran, supervisors
 
 MANY = int(os.environ.get("PALISADE_SANDBOXES", "60"))
 KILLED = 50
+# One of so many has an open network.
+OPEN_EACH = 10
 ALLOWED = "earlier run|left behind|lost"
 
 
@@ -49,10 +51,11 @@ def test_a_burst_of_sandboxes_each_answers_and_all_are_gone(fresh_server, monkey
     serving.eventually(lambda: not supervisors(server), 20, "the first one is gone")
     before, memory = kernel_state(server), available_bytes()
 
-    def create(_):
+    def create(number):
         start = time.perf_counter()
+        # Some have an interface and rules of their own.
         made = modal.Sandbox.create(app=app, image=image, client=client, cpu=0.001, memory=16,
-                                    block_network=True, timeout=1_800)
+                                    block_network=number % OPEN_EACH > 0, timeout=1_800)
         return made, time.perf_counter() - start
 
     def answer(numbered):
@@ -72,8 +75,10 @@ def test_a_burst_of_sandboxes_each_answers_and_all_are_gone(fresh_server, monkey
         assert len(list(modal.Sandbox.list(app_id=app.app_id, client=client))) == MANY
         list(pool.map(lambda one: one.terminate(), made))
     serving.eventually(lambda: not supervisors(server), 60, "all supervisors are gone")
-    serving.eventually(lambda: kernel_state(server) == before, 30,
-                       f"{kernel_state(server)} is as {before}")
+    deadline = time.monotonic() + 30
+    while (left := kernel_state(server)) != before and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert left == before
     with capsys.disabled():
         print(f"\n{MANY} sandboxes in {took:.1f} s: create p50 {quantile(created, 0.5):.3f} s, "
               f"p99 {quantile(created, 0.99):.3f} s; exec p50 {quantile(answered, 0.5):.3f} s, "

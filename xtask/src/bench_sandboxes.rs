@@ -49,7 +49,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let server = Server::start(&binary, &data, &dir.join("server.log"))?;
     println!("\nsandboxes are timed; the first run builds the default image");
     let mut python = Command::new(venv.program("python"));
-    python.arg(workspace.root.join("benches/sandboxes.py"));
+    python.arg(workspace.root.join("benches/sandboxes.py")).env("MODAL_LOGLEVEL", "ERROR");
     let mut figures = figures_of(python.envs(server.environment()?))?;
     let layers = image_layers(&binary, &data)?;
     server.stop()?;

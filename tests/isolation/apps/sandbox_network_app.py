@@ -30,7 +30,7 @@ def attempt(kind, host, port):
         server = port or next((line.split()[1] for line in open("/etc/resolv.conf")
                                if line.startswith("nameserver")), None)
         return dns(kind, host, server) if server else "no resolver"
-    if kind == "tcp":
+    if kind in ("tcp", "early-tcp"):
         with socket.socket(family) as sock:
             sock.settimeout(3)
             sock.connect((host, port))

@@ -123,9 +123,10 @@ impl Folder {
         replace(&self.path.join(RECORD_FILE), &serde_json::to_vec(record)?)
     }
 
-    /// Says that nothing of it lives any more.
+    /// Says that nothing of it lives any more; what stays is its output.
     pub(crate) fn remove_record(&self) -> io::Result<()> {
-        fs::remove_file(self.path.join(RECORD_FILE))
+        fs::remove_file(self.path.join(RECORD_FILE))?;
+        fs::remove_file(self.path.join(SOCKET_FILE))
     }
 
     /// How it ended, if it has.

@@ -23,7 +23,6 @@ use model::link::End;
 use tokio::sync::watch;
 
 use crate::ids;
-use crate::limits::ENDED_SANDBOXES_MAX;
 use crate::networks::Attached;
 use folder::{Folder, Record};
 use link::Link;
@@ -114,7 +113,7 @@ impl Sandbox {
 }
 
 /// One that somebody may tell to end.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Entry {
     tell: watch::Sender<Option<End>>,
     running: Option<Arc<Sandbox>>,
@@ -126,17 +125,23 @@ pub(crate) struct Sandboxes {
     all: PathBuf,
     entries: Mutex<HashMap<TaskId, Entry>>,
     closing: watch::Sender<bool>,
+    /// Held by who removes what is forgotten.
+    forgetting: Mutex<()>,
     /// What an earlier worker left, until it is gone on with.
     left: Mutex<Option<folder::Left>>,
 }
 
 impl Sandboxes {
-    /// Those of a folder; `left` is what was found there.
+    /// Those of a folder; `left` is what was found there. Whoever asks for one of these before
+    /// the worker has gone on with it is told that it is being started.
     pub(crate) fn new(all: PathBuf, left: folder::Left) -> Self {
+        let known = left.living.iter().chain(&left.dead);
+        let tasks = known.map(|(_, record)| record.start.task.clone());
         Self {
             all,
-            entries: Mutex::default(),
+            entries: Mutex::new(tasks.map(|task| (task, Entry::default())).collect()),
             closing: watch::Sender::new(false),
+            forgetting: Mutex::default(),
             left: Mutex::new(Some(left)),
         }
     }
@@ -166,9 +171,15 @@ impl Sandboxes {
         if entries.contains_key(task) {
             return None;
         }
-        let (tell, told) = watch::channel(None);
-        entries.insert(task.clone(), Entry { tell, running: None });
+        let entry = Entry::default();
+        let told = entry.tell.subscribe();
+        entries.insert(task.clone(), entry);
         Some(told)
+    }
+
+    /// How one that an earlier worker left is told to end; none if it is none of these.
+    fn told(&self, task: &TaskId) -> Option<watch::Receiver<Option<End>>> {
+        lock(&self.entries).get(task).map(|entry| entry.tell.subscribe())
     }
 
     fn set_running(&self, task: &TaskId, sandbox: &Arc<Sandbox>) {
@@ -208,10 +219,12 @@ impl Sandboxes {
         self.closing.send_replace(true);
     }
 
-    /// Forgets the output of sandboxes that ended long ago. Blocks.
+    /// Forgets the output of sandboxes that ended long ago. Blocks, also while another thread does
+    /// it: two would remove the same.
     pub(crate) fn forget(&self) {
+        let _turn = lock(&self.forgetting);
         if let Err(error) = folder::forget(&self.all) {
-            tracing::error!(%error, "the output of at most {ENDED_SANDBOXES_MAX} sandboxes stays");
+            tracing::error!(%error, "the output of sandboxes that ended long ago stays behind");
         }
     }
 }

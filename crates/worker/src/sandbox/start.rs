@@ -18,8 +18,8 @@ use super::link::{self, Link};
 use super::{Held, Sandbox};
 use crate::networks::Attached;
 use crate::supervisor::MARK;
-use crate::supervisor::words::{Assignment, Built, END, PREPARE, START, State};
-use crate::{Worker, roots};
+use crate::supervisor::words::{Built, END, PREPARE, START, State};
+use crate::{Worker, ids, roots};
 
 /// A sandbox could not be started. The text goes to whoever asked for it.
 #[derive(Debug, thiserror::Error)]
@@ -48,12 +48,13 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(|_| Error::Thread)?
 }
 
-/// What is laid out on the disk.
+/// What its root stands on.
 struct Laid {
     image: Image,
     layers: Vec<Digest>,
     paths: Vec<PathBuf>,
-    held: Held,
+    ids: ids::Taken,
+    lease: images::Lease,
 }
 
 /// Starts a sandbox. What was made before a step failed is gone again.
@@ -63,30 +64,11 @@ pub(super) async fn start(
 ) -> Result<Arc<Sandbox>, Error> {
     let turn = worker.changes.acquire().await.map_err(|_| Error::Thread)?;
     let folder = worker.sandboxes.folder(&start.task);
-    let laid = lay_out(worker, &start, &folder).await?;
-    let range = laid.held.ids.range();
-    let places = Places {
-        name: folder.name(),
-        cgroup_parent: worker.sandbox_cgroup_parent(),
-        ids: range,
-        layers: laid.paths.clone(),
-        upper: laid.held.scratch.upper.clone(),
-        work: laid.held.scratch.work.clone(),
-        tools: worker.tools.folder(),
-        resolver: worker.networks.gateway(),
-    };
-    let assignment = assignment(&start, &laid.image, places);
+    let laid = lay_out(worker, &start).await?;
+    folder.make().map_err(Error::Folder)?;
     let link = Link::new(folder.clone());
-    let record = Record {
-        start: SandboxStart { env: vec![], ..start },
-        first_id: range.first,
-        layers: laid.layers.iter().map(ToString::to_string).collect(),
-        pid: 0,
-        network: None,
-        mounted: vec![],
-        kept: BTreeMap::new(),
-    };
-    let begun = begin(worker, &folder, &link, assignment, record).await;
+    let mut held = None;
+    let begun = begin(worker, &folder, &link, start, laid, &mut held).await;
     drop(turn);
     match begun {
         Ok((record, network)) => Ok(Arc::new(Sandbox {
@@ -94,14 +76,14 @@ pub(super) async fn start(
             link,
             record: Mutex::new(record),
             network: Mutex::new(network),
-            held: Mutex::new(Some(laid.held)),
+            held: Mutex::new(held),
             files: super::Files::default(),
         })),
         Err(error) => {
             // The supervisor does away with the container before it answers.
             let _: Result<State, _> = link.ask(END, &model::link::End::Stopped).await;
             let removed = tokio::task::spawn_blocking(move || {
-                drop(laid);
+                drop(held);
                 folder.remove()
             });
             if let Ok(Err(error)) = removed.await {
@@ -112,37 +94,58 @@ pub(super) async fn start(
     }
 }
 
-async fn lay_out(
-    worker: &Arc<Worker>,
-    start: &SandboxStart,
-    folder: &Folder,
-) -> Result<Laid, Error> {
-    let (worker, start, folder) = (worker.clone(), start.clone(), folder.clone());
+async fn lay_out(worker: &Arc<Worker>, start: &SandboxStart) -> Result<Laid, Error> {
+    let (worker, start) = (worker.clone(), start.clone());
     blocking(move || {
         let ids = worker.ids.take().ok_or(Error::Ids)?;
         let image = roots::image(&start.image)?;
         let (layers, lease) = worker.sandbox_root(&start.files, &image)?;
         let paths = worker.layers.diffs(&layers).map_err(roots::Error::from)?;
-        let scratch = worker.disk.make(folder.name(), start.limits.disk_bytes)?;
-        folder.make().map_err(Error::Folder)?;
-        Ok(Laid {
-            image,
-            layers,
-            paths,
-            held: Held { scratch, ids, layers: lease, mounted: HashMap::new() },
-        })
+        Ok(Laid { image, layers, paths, ids, lease })
     })
     .await
 }
 
+/// Makes its container and runs it. `held` is what has to be given back once nothing of it lives,
+/// also after an error.
 async fn begin(
     worker: &Arc<Worker>,
     folder: &Folder,
     link: &Link,
-    assignment: Assignment,
-    mut record: Record,
+    start: SandboxStart,
+    laid: Laid,
+    held: &mut Option<Held>,
 ) -> Result<(Record, Option<Attached>), Error> {
+    // While its disk space is made, which waits for the file system.
     spawn(worker, folder)?;
+    let scratch = {
+        let (worker, name) = (worker.clone(), folder.name().to_owned());
+        let bytes = start.limits.disk_bytes;
+        blocking(move || Ok(worker.disk.make(&name, bytes)?)).await?
+    };
+    let Laid { image, layers, paths, ids, lease } = laid;
+    let mounted = HashMap::new();
+    let held = held.insert(Held { scratch, ids, layers: lease, mounted });
+    let places = Places {
+        name: folder.name(),
+        cgroup_parent: worker.sandbox_cgroup_parent(),
+        ids: held.ids.range(),
+        layers: paths,
+        upper: held.scratch.upper.clone(),
+        work: held.scratch.work.clone(),
+        tools: worker.tools.folder(),
+        resolver: worker.networks.gateway(),
+    };
+    let assignment = assignment(&start, &image, places);
+    let mut record = Record {
+        start: SandboxStart { env: vec![], ..start },
+        first_id: held.ids.range().first,
+        layers: layers.iter().map(ToString::to_string).collect(),
+        pid: 0,
+        network: None,
+        mounted: vec![],
+        kept: BTreeMap::new(),
+    };
     let Built { pid } = link.ask(PREPARE, &assignment).await?;
     let rule = record.start.network.clone();
     let network = {

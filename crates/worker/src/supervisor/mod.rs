@@ -69,9 +69,12 @@ fn run() -> io::Result<()> {
     let group = arguments.next().and_then(|group| group.into_string().ok()).ok_or_else(missing)?;
     // What ends the server's session, terminal or service does not end this process.
     let _ = rustix::process::setsid();
-    if let Err(error) = jail::join(&group) {
-        tracing::warn!(%error, "the supervisor stays in the server's control group");
-    }
+    // The kernel takes its time for it (some 12 ms); the container goes into groups of its own.
+    std::thread::spawn(move || {
+        if let Err(error) = jail::join(&group) {
+            tracing::warn!(%error, "the supervisor stays in the server's control group");
+        }
+    });
     // Each program takes some, and ended ones whose output is kept. With fewer, fewer can run.
     let maximum = getrlimit(Resource::Nofile).maximum;
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
