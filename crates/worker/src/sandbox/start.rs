@@ -78,7 +78,7 @@ pub(super) async fn start(
     let assignment = assignment(&start, &laid.image, places);
     let link = Link::new(folder.clone());
     let record = Record {
-        start: SandboxStart { env: vec![], ..start },
+        start: SandboxStart { env: vec![], files: vec![], ..start },
         first_id: range.first,
         layers: laid.layers.iter().map(ToString::to_string).collect(),
         pid: 0,
