@@ -141,6 +141,8 @@ pub(crate) const SUPERVISOR_CONNECTIONS_MAX: usize = 64;
 pub(crate) const SUPERVISOR_WINDOW_BYTES: u32 = 128 << 10;
 /// Threads of a supervisor that wait for the kernel.
 pub(crate) const SUPERVISOR_THREADS_MAX: usize = 16;
+/// Programs of one sandbox that are being started at the same time: fewer than there are threads.
+pub(crate) const SUPERVISOR_STARTS_MAX: usize = 8;
 /// Bytes of an order to a supervisor.
 pub(crate) const SUPERVISOR_ORDER_BYTES_MAX: usize = 64 << 20;
 /// How long a container may stand ready without being started.

@@ -28,7 +28,8 @@ const REPORTED_FILE: &str = "reported";
 /// What outlives the worker's process.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Record {
-    /// The sandbox, without its variables: its supervisor has them.
+    /// The sandbox, without its variables, which its supervisor has, and the files that were laid
+    /// in, which are many.
     pub(crate) start: SandboxStart,
     /// The first host id of its range.
     pub(crate) first_id: u32,
@@ -65,7 +66,7 @@ pub(crate) struct Folder {
 }
 
 /// Writes a file so that it is there as a whole or not at all.
-fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let new = path.with_extension("new");
     fs::write(&new, content)?;
     fs::rename(&new, path)
@@ -118,9 +119,13 @@ impl Folder {
         UnixStream::connect(path)
     }
 
-    /// Writes its record down.
+    /// Writes its record down, if it can be read again.
     pub(crate) fn write_record(&self, record: &Record) -> io::Result<()> {
-        replace(&self.path.join(RECORD_FILE), &serde_json::to_vec(record)?)
+        let content = serde_json::to_vec(record)?;
+        if content.len() as u64 > RECORD_BYTES_MAX {
+            return Err(io::Error::from(io::ErrorKind::FileTooLarge));
+        }
+        replace(&self.path.join(RECORD_FILE), &content)
     }
 
     /// Says that nothing of it lives any more; what stays is its output.

@@ -138,7 +138,7 @@ async fn begin(
     };
     let assignment = assignment(&start, &image, places);
     let mut record = Record {
-        start: SandboxStart { env: vec![], ..start },
+        start: SandboxStart { env: vec![], files: vec![], ..start },
         first_id: held.ids.range().first,
         layers: layers.iter().map(ToString::to_string).collect(),
         pid: 0,

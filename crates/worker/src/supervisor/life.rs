@@ -12,7 +12,7 @@ use model::sandbox::Probe;
 use model::{Millis, TaskId, Time};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tonic::Status;
 
@@ -24,7 +24,8 @@ use super::readiness::Readiness;
 use super::spool::Spool;
 use super::stdin::Stdin;
 use super::words::{Assignment, ENDING_FILE, Ending, OnTerminal, STDERR_FILE, STDOUT_FILE};
-use crate::limits::END_PAUSE;
+use crate::limits::{END_PAUSE, SUPERVISOR_STARTS_MAX};
+use crate::sandbox::folder::replace;
 use crate::task::now;
 
 /// How far it has come.
@@ -79,6 +80,8 @@ pub(crate) struct Life {
     pid: i32,
     /// Taken away at its end.
     child: RwLock<Option<Child>>,
+    /// Turns to start a program.
+    starts: Semaphore,
     own: Own,
     execs: Execs,
     /// What the output of those programs takes on the disk.
@@ -191,6 +194,7 @@ impl Standing {
             cwd,
             pid: child.pid(),
             child: RwLock::new(Some(child)),
+            starts: Semaphore::new(SUPERVISOR_STARTS_MAX),
             own,
             execs: Execs::default(),
             held,
@@ -328,12 +332,14 @@ impl Life {
         });
     }
 
-    /// Starts a program in it.
+    /// Starts a program in it. Those that wait for a container that stands still leave threads
+    /// free to end it, or to let it go on.
     pub(crate) async fn exec(
         self: &Arc<Self>,
         process: Process,
         io: ExecIo,
     ) -> Result<Exec, Status> {
+        let _turn = self.starts.acquire().await.map_err(|_| gone())?;
         self.with_child(move |child| child.exec(&process, io).map_err(refusal)).await
     }
 
@@ -386,7 +392,9 @@ impl Life {
         let (stdout, stderr) = (self.own.stdout.marks(), self.own.stderr.marks());
         let ending =
             Ending { end, at: now(), stdout_start: stdout.start, stderr_start: stderr.start };
-        if let Err(error) = write_ending(&self.folder, &ending) {
+        let written = serde_json::to_vec(&ending).map_err(io::Error::from);
+        let written = written.and_then(|text| replace(&self.folder.join(ENDING_FILE), &text));
+        if let Err(error) = written {
             tracing::error!(%error, "the sandbox's end cannot be written down");
         }
         self.phase.send_replace(Phase::Ended(ending));
@@ -488,12 +496,4 @@ impl Life {
             None => End::Lost,
         }
     }
-}
-
-/// Writes it under another name first, so that it is there as a whole or not at all.
-fn write_ending(folder: &Path, ending: &Ending) -> io::Result<()> {
-    let path = folder.join(ENDING_FILE);
-    let new = path.with_extension("new");
-    std::fs::write(&new, serde_json::to_vec(ending)?)?;
-    std::fs::rename(&new, &path)
 }
