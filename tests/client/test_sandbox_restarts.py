@@ -1,6 +1,7 @@
 """Sandboxes outlive the server, however it ends."""
 
 import subprocess
+import sys
 import time
 
 import pytest
@@ -81,8 +82,6 @@ tell("done")
 
 @pytest.mark.timeout(240)
 def test_sandboxes_are_found_again(place):
-    import sys
-
     program = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(COUNT)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,

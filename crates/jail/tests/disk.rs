@@ -418,19 +418,20 @@ fn what_is_left_is_taken_over() {
 }
 
 fn check_taken_over(dir: &Path, mechanism: Mechanism, ends_well: bool) {
-    let before = snapshot(dir);
     let disk = open(dir, mechanism);
     let (kept, other) = (disk.make("kept", 16 * MIB), disk.make("other", 16 * MIB));
     let (kept, other) = (kept.expect("make"), other.expect("make"));
     std::fs::write(kept.upper.join("file"), "kept").expect("write");
     std::fs::write(other.upper.join("file"), "other").expect("write");
+    kept.leave();
+    // A killed server leaves everything as it is.
     if ends_well {
-        kept.leave();
         drop(other);
-        disk.close().expect("close");
     } else {
-        std::mem::forget((kept, other, disk));
+        other.leave();
     }
+    disk.close().expect("close");
+    drop(disk);
     let names = ["kept".to_owned()];
     let disk = Disk::open_keeping(&config(dir, None), &names).expect("open again");
     assert_eq!(disk.mechanism(), mechanism);
@@ -443,5 +444,4 @@ fn check_taken_over(dir: &Path, mechanism: Mechanism, ends_well: bool) {
     new.remove().expect("remove");
     kept.remove().expect("remove");
     disk.close().expect("close");
-    assert_eq!(snapshot(dir), before, "{mechanism}");
 }
