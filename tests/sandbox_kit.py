@@ -58,15 +58,19 @@ def groups(server: serving.Server) -> list[Path]:
     return [entry for one in found for entry in one.iterdir() if entry.is_dir()]
 
 
-def processes() -> list[int]:
-    """Processes of this machine that run as an id of a container."""
+def processes(server: serving.Server) -> list[int]:
+    """Processes that run as an id of a container, in control groups of a server: other servers of
+    this machine have theirs."""
     found = []
     last = serving.FIRST_ID + serving.IDS_EACH * serving.RANGES_MAX
-    for status in Path("/proc").glob("[0-9]*/status"):
+    group = "/" + group_parent(server).removesuffix("-s")
+    for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, TypeError):
-            uid = int(re.search(r"^Uid:\s+(\d+)", status.read_text(), re.M)[1])
-            if serving.FIRST_ID <= uid < last:
-                found.append(int(status.parent.name))
+            status = (process / "status").read_text()
+            uid = int(re.search(r"^Uid:\s+(\d+)", status, re.M)[1])
+            in_container = serving.FIRST_ID <= uid < last
+            if in_container and group in (process / "cgroup").read_text():
+                found.append(int(process.name))
     return found
 
 
@@ -107,7 +111,7 @@ def kernel_state(server: serving.Server) -> dict[str, int]:
     scratch = [one for one in (server.data_dir / "worker/disk").rglob("*")
                if one.name.startswith("ta-")]
     return {
-        "processes": len(processes()),
+        "processes": len(processes(server)),
         "supervisors": len(supervisors(server)),
         "groups": len(groups(server)),
         "mounts": Path("/proc/mounts").read_text().count("palisade"),

@@ -78,6 +78,14 @@ def test_what_it_prints_comes_whole(modal):
         assert made.stdout.read() == "".join(f"{n} ünï☃\n" for n in range(100_000))
 
 
+def test_characters_are_not_torn(modal):
+    # A byte at a time, the second after the first was told.
+    script = "for byte in 342 230 203; do printf \\\\$byte; sleep 0.3; done"
+    with sandbox(modal, "sh", "-c", script) as made:
+        made.wait()
+        assert made.stdout.read() == "☃"
+
+
 def test_it_is_found_listed_and_terminated(modal):
     app, name = app_of(modal), f"older-{uuid.uuid4().hex[:8]}"
     with sandbox(modal, "sleep", "300", name=name, tags={"kind": name}) as made:

@@ -22,15 +22,15 @@ def ends_soon(made, server, before) -> None:
     made.wait(raise_on_termination=False)
     assert time.monotonic() - start < END_SECONDS_MAX
     assert made.returncode == 137
-    rest = END_SECONDS_MAX - (time.monotonic() - start)
-    serving.eventually(lambda: set(processes()) <= before, max(rest, 0.1), "processes are gone")
+    rest = max(END_SECONDS_MAX - (time.monotonic() - start), 0.1)
+    serving.eventually(lambda: set(processes(server)) <= before, rest, "processes are gone")
     serving.eventually(lambda: not groups(server) and not supervisors(server), 5, "all is gone")
 
 
 @pytest.fixture
 def before(server):
     """Processes of other containers."""
-    return set(processes())
+    return set(processes(server))
 
 
 def test_a_starting_one(modal, server, before):
@@ -66,7 +66,7 @@ def test_one_that_bombs(modal, server, before):
     with sandbox(modal) as made:
         made.exec("python3", "-c", "import os\nwhile True:\n    try: os.fork()\n"
                   "    except OSError: pass")
-        serving.eventually(lambda: len(set(processes()) - before) > 500, 30, "it has forked")
+        serving.eventually(lambda: len(set(processes(server)) - before) > 500, 30, "it has forked")
         ends_soon(made, server, before)
 
 
@@ -79,7 +79,7 @@ def test_one_that_ignores_every_signal(modal, server, before):
 
 def test_one_that_is_stopped(modal, server, before):
     with sandbox(modal, "sleep", "300") as made:
-        for pid in set(processes()) - before:
+        for pid in set(processes(server)) - before:
             subprocess.run(["kill", "-STOP", str(pid)], check=True)
         ends_soon(made, server, before)
 
@@ -107,7 +107,7 @@ def test_one_that_hangs_in_the_kernel(modal, server, before, tmp_path):
     script = Path(__file__).with_name("apps") / "hanging_fuse.py"
     with sandbox(modal) as made:
         shell(made, "mkdir /hang; (setsid sleep 300 >/dev/null 2>&1 &)")
-        inside = next(iter(set(processes()) - before))
+        inside = next(iter(set(processes(server)) - before))
         daemon = subprocess.Popen(["python3", str(script), str(inside), "/hang"],
                                   stdout=subprocess.PIPE, text=True)
         try:

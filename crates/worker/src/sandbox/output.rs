@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use model::TaskId;
 use model::link::{LogLine, Report, Stream};
 use tonic::metadata::MetadataMap;
@@ -14,7 +15,7 @@ use super::link::Link;
 use super::{Sandbox, lock};
 use crate::Worker;
 use crate::limits::FOLLOW_PAUSE;
-use crate::task::now;
+use crate::task::{now, whole};
 
 /// The link as a client of gRPC takes it.
 #[derive(Debug, Clone)]
@@ -83,9 +84,11 @@ async fn report(
     let service = Service(sandbox.link.clone());
     let answer = wire::rpc::stream::<SandboxStdioReadV2>(service, MetadataMap::new(), request);
     let mut messages = answer.await?.into_inner();
-    while let Some(message) = messages.message().await? {
-        let next = message.starting_offset + message.data.len() as u64;
-        let line = LogLine { task: task.clone(), stream, at: now(), data: message.data };
+    let tell = async |data: Bytes, next: u64| {
+        if data.is_empty() {
+            return;
+        }
+        let line = LogLine { task: task.clone(), stream, at: now(), data };
         worker.report(Report::Log(line)).await;
         let all = {
             let mut reported = lock(reported);
@@ -95,6 +98,18 @@ async fn report(
         if let Err(error) = sandbox.folder.write_reported(all) {
             tracing::warn!(%error, "how far a sandbox's output was reported is not written down");
         }
+    };
+    // The beginning of a character whose rest has not come.
+    let (mut torn, mut end) = (Bytes::new(), 0);
+    while let Some(message) = messages.message().await? {
+        end = message.starting_offset + message.data.len() as u64;
+        let mut data = match torn.is_empty() {
+            true => message.data,
+            false => [&*torn, &*message.data].concat().into(),
+        };
+        torn = data.split_off(whole(&data));
+        tell(data, end - torn.len() as u64).await;
     }
+    tell(torn, end).await;
     Ok(())
 }
