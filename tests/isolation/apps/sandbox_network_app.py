@@ -100,6 +100,12 @@ while True:
 """
 
 
+def words(process):
+    """What a program says, word by word: a line and its end may come apart."""
+    for piece in process.stdout:
+        yield from piece.split()
+
+
 def main() -> None:
     wanted = json.loads(sys.argv[1])
     app = modal.App.lookup("sandbox-network", create_if_missing=True)
@@ -124,11 +130,11 @@ def main() -> None:
     public, second, port = wanted["public"], wanted["second"], str(wanted["port"])
     cut = made.exec("python3", "-uc", HOLDER, public, port)
     kept = made.exec("python3", "-uc", HOLDER, second, port)
-    cut_lines, kept_lines = iter(cut.stdout), iter(kept.stdout)
-    assert next(cut_lines).strip() == next(kept_lines).strip() == "held"
+    cut_words, kept_words = words(cut), words(kept)
+    assert next(cut_words) == next(kept_words) == "held"
     change = made._experimental_set_outbound_network_policy
     change(outbound_cidr_allowlist=[f"{second}/32"])
-    found["cut"] = next(cut_lines).strip()
+    found["cut"] = next(cut_words)
     found["kept"] = "kept" if kept.poll() is None else "cut"
     found["changed to ranges"] = look(made)
     change(outbound_cidr_allowlist=[], outbound_domain_allowlist=["listed.test"])
