@@ -70,6 +70,16 @@ def processes() -> list[int]:
     return found
 
 
+def living(server: serving.Server) -> list[int]:
+    """Processes in the server's sandboxes."""
+    found = set()
+    for group in groups(server):
+        for members in group.rglob("cgroup.procs"):
+            with contextlib.suppress(OSError):
+                found.update(map(int, members.read_text().split()))
+    return sorted(found)
+
+
 def supervisors(server: serving.Server) -> list[int]:
     """Processes beside the server that hold its sandboxes."""
     found = []

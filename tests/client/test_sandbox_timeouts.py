@@ -6,7 +6,7 @@ import time
 import pytest
 
 import serving
-from sandbox_kit import processes, ran, supervisors
+from sandbox_kit import living, ran, supervisors
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.log_allows("earlier run|left behind|lost")]
 
@@ -67,7 +67,7 @@ def test_both_hold_while_the_server_is_there(served):
     assert work.wait() == 0
     serving.eventually(lambda: busy.poll() is not None, IDLE + LATE, "the busy one ends, too")
     assert [one.returncode for one in (idle, used, busy)] == [124, 124, 124]
-    serving.eventually(lambda: not processes() and not supervisors(server), 10, "all are gone")
+    serving.eventually(lambda: not living(server) and not supervisors(server), 10, "all are gone")
 
 
 def test_both_hold_while_no_server_is_there(served):
@@ -86,7 +86,7 @@ def test_both_hold_while_no_server_is_there(served):
     assert ended.returncode == 124
     assert ran(find(lasting), "echo", "there") == "there\n"
     find(lasting).terminate()
-    serving.eventually(lambda: not processes() and not supervisors(server), 10, "all are gone")
+    serving.eventually(lambda: not living(server) and not supervisors(server), 10, "all are gone")
 
 
 @pytest.mark.parametrize("kill", [True, False])
@@ -108,7 +108,7 @@ def test_the_server_ends_what_no_supervisor_ends(served):
     for pid in supervisors(server):
         os.kill(pid, 9)
     # The containers end with them; nothing is left that could keep a deadline.
-    serving.eventually(lambda: not processes(), 10, "containers end with their supervisors")
+    serving.eventually(lambda: not living(server), 10, "containers end with their supervisors")
     server.start()
     for made in (timed, killed):
         found = find(made)
