@@ -70,7 +70,7 @@ pub(crate) async fn adopt_all(worker: &Arc<Worker>, work: &mut JoinSet<()>) -> V
             let adopt = move || adopt(&worker, folder, link, record);
             tokio::task::spawn_blocking(adopt).await
         };
-        let Some(told) = worker.sandboxes.told(&task) else { continue };
+        let Some(told) = worker.sandboxes.begin(&task) else { continue };
         if folder.ending().is_some() || matches!(state, Ok(State::Running { .. })) {
             known.push(task.clone());
         }
@@ -92,8 +92,10 @@ pub(crate) async fn adopt_all(worker: &Arc<Worker>, work: &mut JoinSet<()>) -> V
         }
     }
     for (folder, record) in left.dead {
-        known.extend(folder.ending().map(|_| record.start.task.clone()));
-        give_up(worker, work, folder, record, None);
+        if worker.sandboxes.begin(&record.start.task).is_some() {
+            known.extend(folder.ending().map(|_| record.start.task.clone()));
+            give_up(worker, work, folder, record, None);
+        }
     }
     let forgetting = worker.clone();
     let _ = tokio::task::spawn_blocking(move || forgetting.sandboxes.forget()).await;

@@ -113,7 +113,7 @@ impl Sandbox {
 }
 
 /// One that somebody may tell to end.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Entry {
     tell: watch::Sender<Option<End>>,
     running: Option<Arc<Sandbox>>,
@@ -132,14 +132,11 @@ pub(crate) struct Sandboxes {
 }
 
 impl Sandboxes {
-    /// Those of a folder; `left` is what was found there. Whoever asks for one of these before
-    /// the worker has gone on with it is told that it is being started.
+    /// Those of a folder; `left` is what was found there.
     pub(crate) fn new(all: PathBuf, left: folder::Left) -> Self {
-        let known = left.living.iter().chain(&left.dead);
-        let tasks = known.map(|(_, record)| record.start.task.clone());
         Self {
             all,
-            entries: Mutex::new(tasks.map(|task| (task, Entry::default())).collect()),
+            entries: Mutex::default(),
             closing: watch::Sender::new(false),
             forgetting: Mutex::default(),
             left: Mutex::new(Some(left)),
@@ -171,15 +168,9 @@ impl Sandboxes {
         if entries.contains_key(task) {
             return None;
         }
-        let entry = Entry::default();
-        let told = entry.tell.subscribe();
-        entries.insert(task.clone(), entry);
+        let (tell, told) = watch::channel(None);
+        entries.insert(task.clone(), Entry { tell, running: None });
         Some(told)
-    }
-
-    /// How one that an earlier worker left is told to end; none if it is none of these.
-    fn told(&self, task: &TaskId) -> Option<watch::Receiver<Option<End>>> {
-        lock(&self.entries).get(task).map(|entry| entry.tell.subscribe())
     }
 
     fn set_running(&self, task: &TaskId, sandbox: &Arc<Sandbox>) {
