@@ -90,6 +90,7 @@ impl Sandbox {
             std::os::unix::fs::chown(&upper, Some(facts.uid()), Some(facts.gid()))?;
             let mode = std::fs::Permissions::from_mode(facts.mode() & 0o7777);
             std::fs::set_permissions(&upper, mode)?;
+            std::fs::File::open(&upper)?.set_modified(facts.modified()?)?;
         }
         Ok((number.to_string(), upper, work))
     }
