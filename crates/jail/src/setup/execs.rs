@@ -9,9 +9,8 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use nix::sys::wait::WaitStatus;
 use rustix::fs::{CWD, Mode, OFlags};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, WaitStatus, getrlimit, setrlimit};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
@@ -76,9 +75,8 @@ impl<'a> Execs<'a> {
     }
 
     /// Tells how a program ended, if the process was one of them.
-    pub(super) fn reaped(&mut self, status: WaitStatus) {
-        let answer = status.pid().and_then(|pid| self.running.remove(&pid.as_raw()));
-        let Some(answer) = answer else { return };
+    pub(super) fn reaped(&mut self, pid: i32, status: WaitStatus) {
+        let Some(answer) = self.running.remove(&pid) else { return };
         let (code, signal) = init::parts(status);
         let _ = message::send(&answer, &ExecNews::Ended { code, signal }, &[]);
     }

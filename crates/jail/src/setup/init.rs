@@ -7,10 +7,9 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::process::{DumpableBehavior, WaitOptions, WaitStatus, set_dumpable_behavior, wait};
 use rustix::thread::CapabilitySet;
 
 use super::execs::Execs;
@@ -184,12 +183,16 @@ fn take_signal(
     }
     // One SIGCHLD may stand for many children.
     loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::StillAlive) | Err(nix::errno::Errno::ECHILD) => return None,
-            Ok(status) if program.is_some() && status.pid() == program => return Some(status),
-            Ok(status) => execs.reaped(status),
-            Err(nix::errno::Errno::EINTR) => {}
-            Err(_) => return None,
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some((pid, status))) => {
+                let pid = pid.as_raw_nonzero().get();
+                if program.is_some_and(|program| program.as_raw() == pid) {
+                    return Some(status);
+                }
+                execs.reaped(pid, status);
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Ok(None) | Err(_) => return None,
         }
     }
 }
@@ -220,11 +223,10 @@ fn report(control: &OwnedFd, status: WaitStatus) -> i32 {
     code.or(signal.map(|signal| 128 + signal)).unwrap_or(1)
 }
 
-/// Exit code or signal.
+/// Exit code or signal, real-time ones included.
 pub(super) fn parts(status: WaitStatus) -> (Option<i32>, Option<i32>) {
-    match status {
-        WaitStatus::Exited(_, code) => (Some(code), None),
-        WaitStatus::Signaled(_, signal, _) => (None, Some(signal as i32)),
-        _ => (Some(1), None),
+    match (status.exit_status(), status.terminating_signal()) {
+        (None, None) => (Some(1), None),
+        told => told,
     }
 }

@@ -134,7 +134,8 @@ fn many_run_at_once() {
 fn a_whole_tree_is_killed_and_no_other() {
     let ground = Ground::new();
     let mut plan = ground.plan_for_execs();
-    plan.limits.pids = 500;
+    // Enough memory for so many: else the kernel ends one of them, or the first process.
+    (plan.limits.pids, plan.limits.memory_bytes) = (500, 512 << 20);
     let child = hold(&plan);
     let (hidden, other) = (sleep(20), sleep(21));
     let neighbour = exec(&child, &script(&other)).unwrap();
@@ -349,4 +350,35 @@ fn starting_one_is_quick() {
     println!("median: ended, started {:?}; best {:?}", times[times.len() / 2], times[0]);
     assert!(times[times.len() / 2][0] < Duration::from_secs(1));
     child.end().unwrap();
+}
+
+/// Also not the signals that the language's runtime has handlers for.
+#[test]
+fn no_signal_from_inside_ends_the_first_process() {
+    let ground = Ground::new();
+    let child = ground.hold();
+    for number in 1..=64 {
+        let text = format!("kill -{number} 1 2>/dev/null; kill -{number} 1 2>/dev/null; echo sent");
+        let (exit, out, _) = exec(&child, &script(&text)).unwrap().finish();
+        assert_eq!((exit, out.as_str()), (Exit::Code(0), "sent\n"), "signal {number}");
+        assert_eq!(say(&child, "echo well"), "well", "after signal {number}");
+    }
+    child.end().unwrap();
+    leaves_nothing(&ground);
+}
+
+/// The end of a program by a signal without a name is an end.
+#[test]
+fn real_time_signals_end_programs() {
+    let ground = Ground::new();
+    let child = ground.hold();
+    for number in [34, 40, 64] {
+        let started = exec(&child, &script(&format!("kill -{number} $$; sleep 100"))).unwrap();
+        assert_eq!(started.finish().0, Exit::Signal(number));
+    }
+    child.end().unwrap();
+    let mut child = hold(&ground.plan("kill -40 $$; sleep 100"));
+    assert_eq!(child.wait().unwrap(), Exit::Signal(40));
+    child.end().unwrap();
+    leaves_nothing(&ground);
 }
