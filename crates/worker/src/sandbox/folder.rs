@@ -130,8 +130,12 @@ impl Folder {
 
     /// Says that nothing of it lives any more; what stays is its output.
     pub(crate) fn remove_record(&self) -> io::Result<()> {
-        fs::remove_file(self.path.join(RECORD_FILE))?;
-        fs::remove_file(self.path.join(SOCKET_FILE))
+        // The record last: one that is there is looked at again, whatever else is gone.
+        match fs::remove_file(self.path.join(SOCKET_FILE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        fs::remove_file(self.path.join(RECORD_FILE))
     }
 
     /// How it ended, if it has.
