@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! DIR/layers/<digest>/diff          the files of one layer, as an overlay's lower directory
-//! DIR/layers/<digest>/summary.json  its size
+//! DIR/layers/<digest>/summary.json  its size, and what its name stands for
+//! DIR/layers/<digest>/contents      what a snapshot's files hold
 //! DIR/keys/<key>                    the image that a build key led to, as JSON
 //! DIR/names/<hash of the name>      an image that was imported, and its name, as JSON
 //! DIR/tmp/<random>/{diff,work}      layers in the making; emptied when the store is opened
@@ -21,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::image::Image;
 use crate::key_lock::{KeyLock, KeyLocks};
 use crate::lease::Leases;
-use crate::listing::{Contents, ListError, Strays, summarize};
+use crate::listing::{Contents, Likeness, ListError, Strays, summarize};
 use crate::tree::{remove_all, sync_dir};
 
 /// Why the store cannot do what it was asked.
@@ -95,6 +96,16 @@ pub struct Size {
     pub entries: u64,
 }
 
+/// What is written down of a layer.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Facts {
+    #[serde(flatten)]
+    pub(crate) size: Size,
+    /// What its name stands for.
+    #[serde(default)]
+    pub(crate) likeness: Likeness,
+}
+
 /// The layers of one machine. One process opens a directory at a time.
 #[derive(Debug)]
 pub struct LayerStore {
@@ -148,7 +159,9 @@ impl LayerStore {
     /// # Errors
     /// When the files cannot be listed, written to the disk or named; nothing is kept then.
     pub fn commit(&self, draft: Draft) -> Result<Option<Digest>, Error> {
-        let Some(prepared) = self.prepare(draft, Contents::new())? else { return Ok(None) };
+        let Some(prepared) = self.prepare(draft, Contents::new(), Likeness::Build)? else {
+            return Ok(None);
+        };
         let digest = prepared.digest();
         self.settle([(None, prepared)])?;
         Ok(Some(digest))
@@ -185,6 +198,10 @@ impl LayerStore {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Garbled`] or [`Error::File`].
     pub fn size(&self, digest: Digest) -> Result<Size, Error> {
+        self.facts(digest).map(|facts| facts.size)
+    }
+
+    fn facts(&self, digest: Digest) -> Result<Facts, Error> {
         let path = self.layer_dir(digest).join("summary.json");
         match std::fs::read(&path) {
             Ok(json) => {
@@ -203,7 +220,8 @@ impl LayerStore {
         if !self.contains(digest) {
             return Err(Error::NotFound { digest });
         }
-        let found = summarize(&self.diff(digest), Strays::Count)?.digest;
+        let likeness = self.facts(digest)?.likeness;
+        let found = summarize(&self.diff(digest), Strays::Count, likeness)?.digest;
         if found == digest { Ok(()) } else { Err(Error::Changed { digest, found }) }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! The listing holds, in the order of the names' bytes, every entry's path, type, mode, owner,
 //! extended attributes and content (or link target, or device number). Times are not in it, so
-//! building the same twice gives the same name. The walk goes from folder to folder by
+//! building the same twice gives the same name; they are in that of a snapshot, and so is which
+//! names are of one file. The walk goes from folder to folder by
 //! descriptors and follows no links: a container wrote the tree.
 
 use std::collections::HashMap;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use blobs::Digest;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::limits::{LAYER_DEPTH_MAX, LAYER_ENTRIES_MAX, XATTR_BYTES_MAX};
@@ -40,6 +42,16 @@ pub(crate) enum Strays {
     Remove,
     /// Count it, so that a layer that was changed afterwards has another digest.
     Count,
+}
+
+/// What makes two trees the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Likeness {
+    /// What a build decides.
+    #[default]
+    Build,
+    /// Also times, and which names are of one file.
+    Exact,
 }
 
 /// The content of a file whose writer took its digest on the way.
@@ -92,21 +104,31 @@ pub enum ListError {
 }
 
 /// Lists the tree at `root`.
-pub(crate) fn summarize(root: &Path, strays: Strays) -> Result<Summary, ListError> {
-    summarize_known(root, strays, Contents::new())
+pub(crate) fn summarize(
+    root: &Path,
+    strays: Strays,
+    likeness: Likeness,
+) -> Result<Summary, ListError> {
+    summarize_known(root, strays, likeness, Contents::new())
 }
 
 /// Lists the tree at `root`, some of whose files need not be read again.
 pub(crate) fn summarize_known(
     root: &Path,
     strays: Strays,
+    likeness: Likeness,
     contents: Contents,
 ) -> Result<Summary, ListError> {
     let mut walk = Walk {
         root: root.to_owned(),
         strays,
-        hasher: Sha256::new_with_prefix("palisade layer 1\n"),
+        likeness,
+        hasher: Sha256::new_with_prefix(match likeness {
+            Likeness::Build => "palisade layer 1\n",
+            Likeness::Exact => "palisade layer 1, exact\n",
+        }),
         contents,
+        names: HashMap::new(),
         bytes: 0,
         entries: 0,
         path: Vec::new(),
@@ -127,7 +149,10 @@ pub(crate) fn summarize_known(
 struct Walk {
     root: PathBuf,
     strays: Strays,
+    likeness: Likeness,
     hasher: Sha256,
+    /// The first names of files that have several, by (device, inode).
+    names: HashMap<(u64, u64), Vec<u8>>,
     /// What is known of files: hard-linked ones are read once.
     contents: Contents,
     bytes: u64,
@@ -257,6 +282,21 @@ impl Walk {
         for number in [mode, stat.st_uid, stat.st_gid] {
             self.hasher.update(number.to_le_bytes());
         }
+        if self.likeness == Likeness::Exact {
+            self.record_exactly(kind, stat);
+        }
+    }
+
+    fn record_exactly(&mut self, kind: u8, stat: &Stat) {
+        self.hasher.update(stat.st_mtime.to_le_bytes());
+        self.hasher.update(stat.st_mtime_nsec.to_le_bytes());
+        let mut first = self.path.clone();
+        // The kernel gives one whiteout many names.
+        if stat.st_nlink > 1 && !matches!(kind, b'd' | b'w') {
+            let inode = (stat.st_dev, stat.st_ino);
+            first = self.names.entry(inode).or_insert(first).clone();
+        }
+        self.record_bytes(&first);
     }
 
     fn record_bytes(&mut self, bytes: &[u8]) {
@@ -329,10 +369,10 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::path::Path;
 
-    use super::{ListError, Strays, summarize};
+    use super::{Likeness, ListError, Strays, summarize};
 
     fn digest(dir: &Path) -> blobs::Digest {
-        summarize(dir, Strays::Remove).unwrap().digest
+        summarize(dir, Strays::Remove, Likeness::Build).unwrap().digest
     }
 
     /// A tree, and what a change to it must do to its digest.
@@ -389,7 +429,7 @@ mod tests {
         mknod("gone", 0);
         assert_ne!(digest(dir.path()), before);
         mknod("null", rustix::fs::makedev(1, 3));
-        let error = summarize(dir.path(), Strays::Remove).unwrap_err();
+        let error = summarize(dir.path(), Strays::Remove, Likeness::Build).unwrap_err();
         assert!(matches!(error, ListError::Device { .. }), "{error}");
     }
 
@@ -398,7 +438,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("one"), "12345").unwrap();
         fs::hard_link(dir.path().join("one"), dir.path().join("two")).unwrap();
-        let summary = summarize(dir.path(), Strays::Count).unwrap();
+        let summary = summarize(dir.path(), Strays::Count, Likeness::Build).unwrap();
         assert_eq!((summary.bytes, summary.entries), (5, 2));
     }
 
@@ -407,7 +447,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let deep = (0..600).fold(dir.path().to_owned(), |path, _| path.join("d"));
         fs::create_dir_all(deep).unwrap();
-        let error = summarize(dir.path(), Strays::Count).unwrap_err();
+        let error = summarize(dir.path(), Strays::Count, Likeness::Build).unwrap_err();
         assert!(matches!(error, ListError::TooDeep { .. }), "{error}");
     }
 

@@ -18,7 +18,7 @@ use crate::image::Image;
 use crate::key::KeyHasher;
 use crate::layer::{Draft, Error as LayerError, Key, LayerStore};
 use crate::limits::{INDEX_DEPTH_MAX, LAYERS_AT_ONCE_MAX, UNSYNCED_BYTES_MAX};
-use crate::listing::Contents;
+use crate::listing::{Contents, Likeness};
 use crate::manifest::{Descriptor, Manifest, ManifestError, parse_config, parse_manifest};
 use crate::python;
 use crate::reference::Reference;
@@ -291,7 +291,7 @@ impl Pull<'_> {
     fn fetch(&self, work: &Work<'_>) -> Result<Option<Prepared>, PullError> {
         let draft = self.store.draft()?;
         let contents = self.source.unpack(work, &draft)?;
-        Ok(self.store.prepare(draft, contents)?)
+        Ok(self.store.prepare(draft, contents, Likeness::Build)?)
     }
 
     /// Puts what is ready on the disk. The claims end after the layers have their names.

@@ -6,8 +6,8 @@ use std::io;
 use blobs::Digest;
 
 use crate::image::Image;
-use crate::layer::{Draft, Error, Key, LayerStore, Size};
-use crate::listing::{Contents, Strays, summarize_known};
+use crate::layer::{Draft, Error, Facts, Key, LayerStore, Size};
+use crate::listing::{Contents, Likeness, Strays, summarize_known};
 use crate::tree::{remove_all, sync_dir};
 
 /// A draft whose files are all there and named, but perhaps not on the disk.
@@ -35,16 +35,18 @@ impl LayerStore {
         &self,
         draft: Draft,
         contents: Contents,
+        likeness: Likeness,
     ) -> Result<Option<Prepared>, Error> {
         let work = draft.work();
         remove_all(&work).map_err(|e| self.fail("removing", &work, e))?;
-        let summary = summarize_known(&draft.upper(), Strays::Remove, contents)?;
+        let summary = summarize_known(&draft.upper(), Strays::Remove, likeness, contents)?;
         if summary.entries == 0 {
             return Ok(None);
         }
         let size = Size { bytes: summary.bytes, entries: summary.entries };
         let path = draft.dir.join("summary.json");
-        let json = serde_json::to_vec(&size).map_err(|e| self.fail("writing", &path, e.into()))?;
+        let facts = Facts { size, likeness };
+        let json = serde_json::to_vec(&facts).map_err(|e| self.fail("writing", &path, e.into()))?;
         std::fs::write(&path, json).map_err(|e| self.fail("writing", &path, e))?;
         Ok(Some(Prepared { draft, digest: summary.digest, size }))
     }

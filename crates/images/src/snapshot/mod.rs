@@ -25,7 +25,7 @@ use rustix::io::Errno;
 use crate::layer::{Draft, Error as LayerError, LayerStore};
 use crate::lease::Lease;
 use crate::limits::{LAYER_DEPTH_MAX, LAYER_ENTRIES_MAX, SNAPSHOT_BYTES_MAX};
-use crate::listing::Contents;
+use crate::listing::{Contents, Likeness};
 use copy::Copier;
 use known::Known;
 
@@ -115,7 +115,9 @@ impl LayerStore {
         let Copied { draft, contents, known, .. } = copied;
         let path = draft.dir.join(known::FILE);
         known.write(&path).map_err(|e| self.fail("writing", &path, e))?;
-        let Some(prepared) = self.prepare(draft, contents)? else { return Ok(None) };
+        let Some(prepared) = self.prepare(draft, contents, Likeness::Exact)? else {
+            return Ok(None);
+        };
         let digest = prepared.digest();
         self.settle([(None, prepared)])?;
         Ok(Some(digest))

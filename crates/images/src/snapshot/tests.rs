@@ -211,6 +211,29 @@ fn what_did_not_change_is_shared_and_what_did_is_not() {
     assert_eq!(describe(&store.diff(third)), describe(&tree));
     let inode = |digest| store.diff(digest).join("same").metadata().unwrap().ino();
     assert_eq!(inode(second), inode(third));
+    // The same but for a time, or for which names are of one file, is another layer.
+    File::open(tree.join("same")).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+    let fourth = take(&store, &tree, Some(third)).unwrap();
+    assert_eq!(describe(&store.diff(fourth)), describe(&tree));
+    fs::write(tree.join("twin"), "3").unwrap();
+    File::open(tree.join("twin")).unwrap().set_modified(time).unwrap();
+    File::open(tree.join("third")).unwrap().set_modified(time).unwrap();
+    File::open(&tree).unwrap().set_modified(time).unwrap();
+    let apart = take(&store, &tree, None).unwrap();
+    fs::remove_file(tree.join("twin")).unwrap();
+    fs::hard_link(tree.join("third"), tree.join("twin")).unwrap();
+    File::open(&tree).unwrap().set_modified(time).unwrap();
+    let together = take(&store, &tree, None).unwrap();
+    assert_ne!(apart, together);
+    for digest in [fourth, apart, together] {
+        store.verify(digest).unwrap();
+    }
+    fs::remove_file(tree.join("twin")).unwrap();
+    let third = take(&store, &tree, None).unwrap();
+    File::open(&tree)
+        .unwrap()
+        .set_modified(store.diff(third).metadata().unwrap().modified().unwrap())
+        .unwrap();
     // A layer that is not there any more is nothing to share with.
     assert_eq!(take(&store, &tree, Some(first)).unwrap(), third);
 }

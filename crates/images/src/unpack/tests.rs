@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::listing::{Strays, summarize, summarize_known};
+use crate::listing::{Likeness, Strays, summarize, summarize_known};
 
 /// The archives of `tests/archives`, and the part of the refusal that says why.
 const REFUSED: &[(&str, &str)] = &[
@@ -181,8 +181,8 @@ fn what_images_have_becomes_what_it_says() {
     assert_eq!(fs::read(raw).unwrap(), b"bytes");
     assert_eq!(fs::read(layer.join("a").join("n".repeat(200))).unwrap(), b"long");
     // What was hashed on the way is what lies there.
-    let known = summarize_known(&layer, Strays::Count, contents).unwrap();
-    assert_eq!(known, summarize(&layer, Strays::Count).unwrap());
+    let known = summarize_known(&layer, Strays::Count, Likeness::Build, contents).unwrap();
+    assert_eq!(known, summarize(&layer, Strays::Count, Likeness::Build).unwrap());
 }
 
 #[test]
