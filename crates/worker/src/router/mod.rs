@@ -2,6 +2,7 @@
 //! is asked of that task's programs and streams is passed on to its supervisor as it arrives.
 
 mod forward;
+mod known;
 mod network;
 mod rows;
 mod snapshots;
@@ -109,12 +110,18 @@ impl Desk {
     }
 
     async fn row(&self, task: TaskId, request: Request<Body>) -> Result<Response<Body>, Status> {
-        let path = request.uri().path();
+        let path = request.uri().path().to_owned();
         let name = path.rsplit('/').next().unwrap_or_default();
         let answer = rows::of(name).ok_or_else(|| {
             let name: String = name.chars().take(100).collect();
             Status::unimplemented(format!("this server does not know the rpc {name}"))
         })?;
+        let request = match answer {
+            Answer::Start | Answer::Network | Answer::Files(_) => {
+                known::check(name, request).await?
+            }
+            Answer::Passed | Answer::Output | Answer::Volumes | Answer::Declined(_) => request,
+        };
         match answer {
             Answer::Passed => forward::pass(&self.running(&task)?, request).await,
             Answer::Start => start::pass(self, &task, request).await,

@@ -1,8 +1,8 @@
 //! The start of a program: its secrets are looked up here, so that a supervisor needs nobody.
 
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::{BufMut, BytesMut};
 use http::{Request, Response};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::Full;
 use model::{SecretId, TaskId};
 use prost::Message;
 use tonic::Status;
@@ -11,11 +11,8 @@ use wire::client::secret_source::Source;
 use wire::client::{SecretSource, StringMap};
 use wire::router::TaskExecStartRequest;
 
+use super::known::{self, HEAD_BYTES};
 use super::{Desk, Variables, forward};
-use crate::limits::EXEC_REQUEST_BYTES_MAX;
-
-/// The head of a message: whether it is compressed, and its length.
-const HEAD_BYTES: usize = 5;
 
 /// Passes the start of a program on, with the values of its secrets.
 pub(super) async fn pass(
@@ -37,25 +34,7 @@ pub(super) async fn pass(
 }
 
 async fn decode(body: Body) -> Result<TaskExecStartRequest, Status> {
-    let large = || {
-        Status::invalid_argument(format!(
-            "the command and its variables have more than {} MiB",
-            EXEC_REQUEST_BYTES_MAX >> 20
-        ))
-    };
-    let body = Limited::new(body, EXEC_REQUEST_BYTES_MAX).collect().await.map_err(|_| large())?;
-    let mut body = body.to_bytes();
-    let incomplete = || Status::invalid_argument("the request is not one whole message");
-    if body.len() < HEAD_BYTES {
-        return Err(incomplete());
-    }
-    if body.get_u8() != 0 {
-        return Err(Status::unimplemented("compressed messages are not served"));
-    }
-    if usize::try_from(body.get_u32()).ok() != Some(body.len()) {
-        return Err(incomplete());
-    }
-    TaskExecStartRequest::decode(body).map_err(|error| {
+    TaskExecStartRequest::decode(known::only_message(body).await?).map_err(|error| {
         Status::invalid_argument(format!("the request is not a valid message: {error}"))
     })
 }
