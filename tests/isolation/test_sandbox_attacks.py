@@ -247,7 +247,9 @@ def test_no_signal_ends_a_sandbox_without_a_program(create, modal):
     for number in range(1, signal.NSIG):
         struck = run(sandbox, "sh", "-c", f"kill -{number} 1; kill -{number} 1; echo struck")
         assert struck == ("struck\n", 0), f"signal {number}"
-    end = "import os; os.kill(-1, 9); os.kill(os.getpid(), 9)"
+    # With another program beside it: alone, there is nobody to strike.
+    end = "import os, subprocess; subprocess.Popen(['sleep', '60']); os.kill(-1, 9); " \
+          "os.kill(os.getpid(), 9)"
     for _ in range(3):
         assert sandbox.exec("python3", "-c", end).wait() == 137
     assert sandbox.poll() is None
