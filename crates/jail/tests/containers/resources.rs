@@ -81,7 +81,8 @@ fn usage_is_told() {
     let ended = running.finish().ended;
     for usage in [usage, ended.usage] {
         assert!((8_000_000..32 << 20).contains(&usage.memory_peak_bytes), "{usage:?}");
-        assert!((50_000..10_000_000).contains(&usage.cpu_us), "{usage:?}");
+        // An emulated machine takes its time.
+        assert!((50_000..60_000_000).contains(&usage.cpu_us), "{usage:?}");
     }
     assert_eq!(usage.pids, 2);
 }
