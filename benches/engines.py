@@ -37,6 +37,10 @@ def main():
     """Measures and prints."""
     folder, layers = Path(sys.argv[1]), sys.argv[2:]
     figures = {}
+    if os.path.ismount(UNIFIED):
+        # crun refuses hosts with controllers of both versions: hide the empty tree from it, and
+        # from podman, which runs it.
+        subprocess.run(["umount", UNIFIED], check=True)
     where = bundle(folder, layers, COMMAND)
 
     def note(name, taken):
@@ -54,9 +58,6 @@ def main():
                           str(folder / "podman-run"), "run", "--rm", "--network=none",
                           "--cgroups=disabled", *limits, "--rootfs", str(where / "rootfs"),
                           *COMMAND]))
-    if os.path.ismount(UNIFIED):
-        # crun refuses hosts with controllers of both versions: hide the empty tree from it.
-        subprocess.run(["umount", UNIFIED], check=True)
     note("crun", timed(["crun", "run", "--bundle", str(where), "palisade-bench-%"]))
     print(json.dumps(figures))
 
