@@ -18,8 +18,9 @@ use wire::client as pb;
 use super::gate::{Cx, Member};
 use super::logs::{place, text};
 use super::outcome::carried;
-use super::poll::Poll;
+use super::poll::{self, Poll};
 use super::refusal::Refusal;
+use crate::Plane;
 use crate::builder::{REGISTRY_PASSWORD, REGISTRY_USERNAME, registry_auth};
 use crate::limits::{BUILD_CHAIN_MAX, LOG_ENTRIES_MAX, POLL_MAX};
 
@@ -358,32 +359,21 @@ pub(super) async fn join(
         id: image.id,
         done: false,
     };
-    Ok(futures::stream::unfold(follow, |mut follow| async move {
-        follow.next().await.map(|item| (item, follow))
-    }))
+    Ok(poll::stream(follow))
 }
 
-impl Follow {
-    async fn next(&mut self) -> Option<Result<pb::ImageJoinStreamingResponse, Refusal>> {
-        loop {
-            if self.done {
-                return None;
-            }
-            match self.look().await {
-                Ok(Some(message)) => return Some(Ok(message)),
-                Ok(None) => {}
-                Err(refusal) => {
-                    self.done = true;
-                    return Some(Err(refusal));
-                }
-            }
-            if !self.poll.again(&self.cx.plane).await {
-                return None;
-            }
-        }
+impl poll::Follow for Follow {
+    type Item = pb::ImageJoinStreamingResponse;
+
+    fn is_done(&self) -> bool {
+        self.done
     }
 
-    async fn look(&mut self) -> Result<Option<pb::ImageJoinStreamingResponse>, Refusal> {
+    fn poll(&mut self) -> (&mut Poll, &Plane) {
+        (&mut self.poll, &self.cx.plane)
+    }
+
+    async fn look(&mut self) -> Result<Option<Self::Item>, Refusal> {
         let mut db = self.cx.plane.store.read().await?;
         // Read before the log: its last lines are written before its end is.
         let image = find(&self.cx, &mut db, self.id.as_str()).await?;

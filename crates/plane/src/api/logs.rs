@@ -9,8 +9,9 @@ use store::{Hint, apps};
 use wire::client as pb;
 
 use super::gate::{Cx, Member};
-use super::poll::Poll;
+use super::poll::{self, Poll};
 use super::refusal::Refusal;
+use crate::Plane;
 use crate::limits::{LOG_ENTRIES_MAX, POLL_MAX};
 
 /// The place that an entry id names: the number before the dash, if there is one.
@@ -47,33 +48,22 @@ pub(super) async fn get_logs(
     let wait = Duration::try_from_secs_f32(req.timeout).unwrap_or(POLL_MAX).min(POLL_MAX);
     let poll = Poll::begin(&cx.plane, Hint::Logs(app.clone()), wait);
     let follow = Follow { after: place(&req.last_entry_id), cx, app, req, poll, done: false };
-    Ok(futures::stream::unfold(follow, |mut follow| async move {
-        follow.next().await.map(|item| (item, follow))
-    }))
+    Ok(poll::stream(follow))
 }
 
-impl Follow {
-    async fn next(&mut self) -> Option<Result<pb::TaskLogsBatch, Refusal>> {
-        loop {
-            if self.done {
-                return None;
-            }
-            match self.look().await {
-                Ok(Some(batch)) => return Some(Ok(batch)),
-                Ok(None) => {}
-                Err(refusal) => {
-                    self.done = true;
-                    return Some(Err(refusal));
-                }
-            }
-            if !self.poll.again(&self.cx.plane).await {
-                return None;
-            }
-        }
+impl poll::Follow for Follow {
+    type Item = pb::TaskLogsBatch;
+
+    fn is_done(&self) -> bool {
+        self.done
+    }
+
+    fn poll(&mut self) -> (&mut Poll, &Plane) {
+        (&mut self.poll, &self.cx.plane)
     }
 
     /// The next batch: entries of one container that follow each other, or the end.
-    async fn look(&mut self) -> Result<Option<pb::TaskLogsBatch>, Refusal> {
+    async fn look(&mut self) -> Result<Option<Self::Item>, Refusal> {
         let mut db = self.cx.plane.store.read().await?;
         // Read before the entries: what is printed last is written before it is set.
         let app = apps::get(&mut db, self.cx.scope(), &self.app).await?;
@@ -100,7 +90,9 @@ impl Follow {
         batch.items = run.into_iter().filter(|entry| self.wants(entry)).map(item).collect();
         Ok(Some(batch))
     }
+}
 
+impl Follow {
     fn wants(&self, entry: &Entry) -> bool {
         let req = &self.req;
         let stream = req.file_descriptor == 0 || req.file_descriptor == entry.stream;

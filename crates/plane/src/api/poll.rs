@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use futures::Stream;
 use store::{Ear, Hint};
 use tokio::time::Instant;
 
+use super::refusal::Refusal;
 use crate::Plane;
 use crate::limits::SCAN_EVERY;
 
@@ -39,4 +41,38 @@ impl Poll {
         }
         true
     }
+}
+
+/// Something that is told as it goes on: a log, a build.
+pub(super) trait Follow: Send + 'static {
+    /// What is told at a time.
+    type Item: Send + 'static;
+
+    /// What is new since the last look; nothing if there is nothing yet.
+    fn look(&mut self) -> impl Future<Output = Result<Option<Self::Item>, Refusal>> + Send;
+
+    /// Whether all is told.
+    fn is_done(&self) -> bool;
+
+    /// Its poll, and the plane that it waits for.
+    fn poll(&mut self) -> (&mut Poll, &Plane);
+}
+
+/// Tells what is followed until all is told, its time is up, or a look is refused.
+pub(super) fn stream<F: Follow>(follow: F) -> impl Stream<Item = Result<F::Item, Refusal>> {
+    futures::stream::unfold(Some(follow), |follow| async move {
+        let mut follow = follow?;
+        while !follow.is_done() {
+            match follow.look().await {
+                Ok(Some(item)) => return Some((Ok(item), Some(follow))),
+                Ok(None) => {}
+                Err(refusal) => return Some((Err(refusal), None)),
+            }
+            let (poll, plane) = follow.poll();
+            if !poll.again(plane).await {
+                return None;
+            }
+        }
+        None
+    })
 }

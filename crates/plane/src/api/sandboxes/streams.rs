@@ -10,9 +10,10 @@ use wire::client as pb;
 
 use super::find;
 use super::life::wait_of;
+use crate::Plane;
 use crate::api::gate::{Cx, Member};
 use crate::api::logs::{item, place};
-use crate::api::poll::Poll;
+use crate::api::poll::{self, Poll};
 use crate::api::refusal::Refusal;
 use crate::limits::{LOG_ENTRIES_MAX, STDIN_BYTES_MAX};
 use crate::sandboxes::Piece;
@@ -35,30 +36,21 @@ pub(in crate::api) async fn get_logs(
     let poll = Poll::begin(&cx.plane, Hint::Sandbox(id), wait_of(req.timeout));
     find(&mut *cx.plane.store.read().await?, cx.scope(), &req.sandbox_id).await?;
     let follow = Follow { after: place(&req.last_entry_id), cx, req, poll, done: false };
-    Ok(futures::stream::unfold(follow, |mut follow| async move {
-        follow.next().await.map(|batch| (batch, follow))
-    }))
+    Ok(poll::stream(follow))
 }
 
-impl Follow {
-    async fn next(&mut self) -> Option<Result<pb::TaskLogsBatch, Refusal>> {
-        while !self.done {
-            match self.look().await {
-                Ok(Some(batch)) => return Some(Ok(batch)),
-                Ok(None) => {}
-                Err(refusal) => {
-                    self.done = true;
-                    return Some(Err(refusal));
-                }
-            }
-            if !self.poll.again(&self.cx.plane).await {
-                return None;
-            }
-        }
-        None
+impl poll::Follow for Follow {
+    type Item = pb::TaskLogsBatch;
+
+    fn is_done(&self) -> bool {
+        self.done
     }
 
-    async fn look(&mut self) -> Result<Option<pb::TaskLogsBatch>, Refusal> {
+    fn poll(&mut self) -> (&mut Poll, &Plane) {
+        (&mut self.poll, &self.cx.plane)
+    }
+
+    async fn look(&mut self) -> Result<Option<Self::Item>, Refusal> {
         let mut db = self.cx.plane.store.read().await?;
         // Read before the entries: what is printed last is written before it has ended.
         let sandbox = find(&mut db, self.cx.scope(), &self.req.sandbox_id).await?;
