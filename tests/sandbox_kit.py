@@ -19,6 +19,16 @@ def app_of(modal, name: str = APP):
     return modal.App.lookup(name, create_if_missing=True)
 
 
+def client_of(server: serving.Server, monkeypatch):
+    """The client's module, and a client of a server of the test's own."""
+    for name, value in server.env.items():
+        monkeypatch.setenv(name, value)
+    import modal
+
+    return modal, modal.Client.from_credentials(server.env["MODAL_TOKEN_ID"],
+                                                server.env["MODAL_TOKEN_SECRET"])
+
+
 @contextlib.contextmanager
 def sandbox(modal, *args, **options):
     """A sandbox that is gone after the block."""
@@ -121,12 +131,6 @@ def kernel_state(server: serving.Server) -> dict[str, int]:
         "sockets": len(running),
         "scratch folders": len(scratch),
     }
-
-
-def resident_bytes(pid: int) -> int:
-    """Memory that a process has for itself and shares with others, in bytes."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(re.search(r"^VmRSS:\s+(\d+) kB", status, re.M)[1]) << 10
 
 
 def private_bytes(pid: int) -> int:

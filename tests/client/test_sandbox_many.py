@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import serving
-from sandbox_kit import kernel_state, private_bytes, ran, supervisors
+from sandbox_kit import client_of, kernel_state, private_bytes, ran, supervisors
 
 MANY = int(os.environ.get("PALISADE_SANDBOXES", "60"))
 KILLED = 50
@@ -21,15 +21,6 @@ ALLOWED = "earlier run|left behind|lost"
 def quantile(times: list[float], share: float) -> float:
     times = sorted(times)
     return times[min(len(times) - 1, int(len(times) * share))]
-
-
-def client_of(server: serving.Server, monkeypatch):
-    for name, value in server.env.items():
-        monkeypatch.setenv(name, value)
-    import modal
-
-    return modal, modal.Client.from_credentials(server.env["MODAL_TOKEN_ID"],
-                                                server.env["MODAL_TOKEN_SECRET"])
 
 
 def available_bytes() -> int:

@@ -6,7 +6,7 @@ import time
 import pytest
 
 import serving
-from sandbox_kit import processes, ran, supervisors
+from sandbox_kit import client_of, processes, ran, supervisors
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.log_allows("earlier run|left behind|lost")]
 
@@ -19,12 +19,7 @@ LATE = 4
 def served(fresh_server, monkeypatch):
     """A server, and what makes sandboxes there."""
     server = fresh_server()
-    for name, value in server.env.items():
-        monkeypatch.setenv(name, value)
-    import modal
-
-    client = modal.Client.from_credentials(server.env["MODAL_TOKEN_ID"],
-                                           server.env["MODAL_TOKEN_SECRET"])
+    modal, client = client_of(server, monkeypatch)
     app = modal.App.lookup("timeouts", create_if_missing=True, client=client)
     options = {"app": app, "image": modal.Image.debian_slim(), "client": client, "cpu": 0.01,
                "memory": 32, "block_network": True, "timeout": LONG}

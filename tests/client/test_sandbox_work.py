@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from sandbox_kit import app_of, ran, shell
+from sandbox_kit import app_of, client_of, ran, shell
 
 EXECS = 500
 # A server that is started again finds the sandboxes of its predecessor.
@@ -16,12 +16,7 @@ ALLOWED = "earlier run|left behind|lost"
 @pytest.mark.log_allows(ALLOWED)
 def test_five_hundred_execs_two_snapshots_and_a_restart(fresh_server, monkeypatch):
     server = fresh_server()
-    for name, value in server.env.items():
-        monkeypatch.setenv(name, value)
-    import modal
-
-    client = modal.Client.from_credentials(server.env["MODAL_TOKEN_ID"],
-                                           server.env["MODAL_TOKEN_SECRET"])
+    modal, client = client_of(server, monkeypatch)
     app = modal.App.lookup("long-work", create_if_missing=True, client=client)
     made = modal.Sandbox.create(app=app, image=modal.Image.debian_slim(), timeout=3_600,
                                 client=client)

@@ -12,21 +12,11 @@ import time
 import pytest
 
 import serving
-from world import BEYOND, HOST, NEAR, PORT, PUBLIC, SIX, World
+from world import BEYOND, HOST, NEAR, PORT, PUBLIC, SIX
 
 pytestmark = pytest.mark.usefixtures("warm")
 
 REFUSED_SECONDS_MAX = 1.0
-
-
-@pytest.fixture(scope="module")
-def world():
-    made = World()
-    try:
-        made.make()
-        yield made
-    finally:
-        made.remove()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from world import BEYOND, HOST, NAMES, PORT, PUBLIC, SECOND, SIX, World
+from world import BEYOND, HOST, NAMES, PORT, PUBLIC, SECOND, SIX
 
 pytestmark = pytest.mark.usefixtures("warm")
 
@@ -35,16 +35,6 @@ POLICIES = {
     # What is listed does not open what is closed.
     "everything": {"outbound_cidr_allowlist": ["0.0.0.0/0"]},
 }
-
-
-@pytest.fixture(scope="module")
-def world():
-    made = World()
-    try:
-        made.make()
-        yield made
-    finally:
-        made.remove()
 
 
 @pytest.fixture

@@ -69,14 +69,15 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
             figures.insert(name.into(), warm / echo);
         }
     }
-    print(&figures)
+    print(&ROWS, &figures)
 }
 
-fn print(figures: &Figures) -> Result<()> {
+/// Prints a table of figures: the name, unit and meaning of each.
+pub(crate) fn print(rows: &[(&str, &str, &str)], figures: &Figures) -> Result<()> {
     println!("\n{}\n", machine()?);
     println!("| what | figure |\n|---|---|");
-    for (name, unit, what) in ROWS {
-        let figure = figures.get(name).with_context(|| format!("{name} was not measured"))?;
+    for (name, unit, what) in rows {
+        let figure = figures.get(*name).with_context(|| format!("{name} was not measured"))?;
         println!("| {what} | {figure:.2} {unit} |");
     }
     Ok(())

@@ -5,9 +5,9 @@
 use std::fs;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use crate::bench::{figures_of, image_layers, machine};
+use crate::bench::{figures_of, image_layers, print};
 use crate::packages::{self, Use};
 use crate::server::Server;
 use crate::venv::Venv;
@@ -70,11 +70,5 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
         figures.insert("first_cruns".into(), first / crun);
         figures.insert("podman_firsts".into(), podman / first);
     }
-    println!("\n{}\n", machine()?);
-    println!("| what | figure |\n|---|---|");
-    for (name, unit, what) in ROWS {
-        let figure = figures.get(name).with_context(|| format!("{name} was not measured"))?;
-        println!("| {what} | {figure:.2} {unit} |");
-    }
-    Ok(())
+    print(&ROWS, &figures)
 }
