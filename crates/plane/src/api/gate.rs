@@ -208,6 +208,9 @@ fn only_containers() -> Refusal {
 pub struct Meta {
     /// Release of the client (`x-modal-client-version`).
     pub client_version: String,
+    /// Whether the client has reached this server by a loopback name and takes plaintext for the
+    /// command router then: modal for Python does from 1.5 on, others want TLS (or say so).
+    pub takes_plain_router: bool,
     /// The key that all attempts of one logical call share (`x-idempotency-key`), after the
     /// container's id where one calls.
     pub idempotency_key: Option<String>,

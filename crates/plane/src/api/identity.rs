@@ -31,6 +31,12 @@ pub(super) fn builder_version(client_version: &str) -> &'static str {
     }
 }
 
+/// Whether a release of the Python client takes a command router without TLS on loopback (1.5.0
+/// and later do; 1.4.3 and earlier demand TLS).
+pub(super) fn takes_http_router(client_version: &str) -> bool {
+    release(client_version).is_some_and(|release| release >= (1, 5))
+}
+
 /// The first word of a client: it learns whether it is welcome.
 pub(super) async fn client_hello(
     cx: Cx<Caller>,

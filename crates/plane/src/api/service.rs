@@ -7,7 +7,7 @@ use bytes::{Buf, BufMut, Bytes};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use http::{HeaderMap, Request, Response};
+use http::{Request, Response};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
@@ -123,7 +123,7 @@ impl Api {
             Ok(turn) => turn,
             Err(status) => return status.into_http(),
         };
-        let meta = meta(request.headers(), &caller);
+        let meta = meta(&request, &caller);
         let call = Call { row, plane: self.plane, caller, meta };
         intake::hold(serve(call, &self.intake, request).await, turn)
     }
@@ -141,15 +141,25 @@ fn unknown(caller: &Caller, path: &str) -> Status {
     }
 }
 
-fn meta(headers: &HeaderMap, caller: &Caller) -> Meta {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+fn meta<B>(request: &Request<B>, caller: &Caller) -> Meta {
+    let text = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let client_version = text("x-modal-client-version").unwrap_or_default();
+    // What the client itself takes for loopback (1.6.4), of what names this host.
+    let by_loopback = request
+        .uri()
+        .host()
+        .is_some_and(|host| matches!(host, "localhost" | "127.0.0.1" | "::1" | "[::1]"));
+    let is_python = text("x-modal-python-version").is_some();
     // A container's keys are its own: it cannot fetch an answer that was given to somebody else.
     let whose = match caller {
         Caller::Nobody(_) | Caller::User(_) => String::new(),
         Caller::Task(task) | Caller::Restricted(task) => format!("{}:", task.id),
     };
     Meta {
-        client_version: text("x-modal-client-version").unwrap_or_default().to_owned(),
+        client_version: client_version.to_owned(),
+        takes_plain_router: by_loopback
+            && is_python
+            && super::identity::takes_http_router(client_version),
         idempotency_key: text("x-idempotency-key")
             .filter(|key| !key.is_empty() && key.len() <= 128)
             .map(|key| format!("{whose}{key}")),

@@ -14,7 +14,7 @@ use store::{Hint, Tx, environments, images, mounts, secrets};
 use wire::client as pb;
 use wire::rpc::client as rpc;
 
-use super::access::router_token;
+use super::access::{router_token, router_url};
 use super::{definition, find, outcome};
 use crate::Plane;
 use crate::api::apps;
@@ -77,7 +77,7 @@ pub(in crate::api) async fn create_v2(
         metadata: Some(outcome::metadata(&sandbox)),
         command_router_access: Some(pb::CommandRouterAccess {
             jwt: router_token(&cx.plane, &sandbox.task),
-            url: cx.plane.config.router_url.clone(),
+            url: router_url(&cx),
         }),
         ..pb::SandboxCreateV2Response::default()
     })
