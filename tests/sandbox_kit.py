@@ -60,12 +60,20 @@ def group_parent(server: serving.Server) -> str:
     return f"palisade/{hashlib.sha256(worker.encode()).hexdigest()[:12]}-s"
 
 
+def spares(server: serving.Server) -> set[str]:
+    """Names of supervisors that wait for a sandbox, with what will build its container."""
+    folder = server.data_dir / "worker/spares"
+    return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+
+
 def groups(server: serving.Server) -> list[Path]:
     """Control groups of the server's sandboxes, in whichever hierarchies there are."""
     tops = [Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()]
     parents = {os.path.realpath(top / group_parent(server)) for top in tops}
     found = [Path(one) for one in parents if Path(one).is_dir()]
-    return [entry for one in found for entry in one.iterdir() if entry.is_dir()]
+    below = [entry for one in found for entry in one.iterdir() if entry.is_dir()]
+    waiting = spares(server)
+    return [entry for entry in below if entry.name not in waiting]
 
 
 def processes(server: serving.Server) -> list[int]:
@@ -85,12 +93,15 @@ def processes(server: serving.Server) -> list[int]:
 
 
 def supervisors(server: serving.Server) -> list[int]:
-    """Processes beside the server that hold its sandboxes."""
+    """Processes beside the server that hold its sandboxes: those that wait for one are left out."""
     found = []
-    folder = os.fsencode(os.path.realpath(server.data_dir / "worker/sandboxes"))
+    made = os.path.realpath(server.data_dir / "worker/spares")
     for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            if folder in cmdline.read_bytes():
+            name, folder, *_ = [*cmdline.read_bytes().split(b"\0"), b""]
+            # Its folder is the sandbox's by now.
+            if (name == b"palisade-supervisor" and os.path.dirname(folder) == os.fsencode(made)
+                    and not os.path.exists(folder)):
                 found.append(int(cmdline.parent.name))
     return found
 

@@ -6,6 +6,8 @@ import time
 
 import pytest
 
+from sandbox_kit import supervisors
+
 COUNT = 20
 
 
@@ -21,12 +23,12 @@ def place(fresh_server, monkeypatch):
 def traces(server) -> list[str]:
     """What is left of sandboxes in the kernel and on the disk."""
     data = str(server.data_dir)
-    processes = subprocess.run(["pgrep", "-af", "palisade-supervisor"], capture_output=True)
     mounts = open("/proc/self/mountinfo").read().splitlines()
-    lines = processes.stdout.decode().splitlines() + mounts
+    beside = [f"supervisor {pid}" for pid in supervisors(server)]
     scratch = server.data_dir / "worker/disk/palisade-scratch"
     left = [str(path) for path in scratch.iterdir()] if scratch.is_dir() else []
-    return [line for line in lines if data in line and "palisade-scratch" not in line] + left
+    mounts = [line for line in mounts if data in line and "palisade-scratch" not in line]
+    return beside + mounts + left
 
 
 PROGRAM = """

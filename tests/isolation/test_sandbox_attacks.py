@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import serving
+from sandbox_kit import supervisors
 from test_attacks import (
     FORBIDDEN,
     REFUSED,
@@ -462,17 +463,11 @@ def test_a_fork_bomb_fills_its_own_sandbox_alone(create, sandbox):
     assert time.monotonic() - began < 5
 
 
-def supervisors(server):
+def usage_of_supervisors(server):
     """The processes beside sandboxes: pid -> (seconds of processor time, KiB of memory)."""
     found = {}
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
+    for folder in [Path(f"/proc/{pid}") for pid in supervisors(server)]:
         try:
-            command = (folder / "cmdline").read_bytes().split(b"\0")
-            data = str(server.data_dir).encode()
-            if command[0] != b"palisade-supervisor" or data not in command[1]:
-                continue
             times = (folder / "stat").read_text().rsplit(")", 1)[1].split()
             memory = re.search(r"VmRSS:\s*(\d+)", (folder / "status").read_text())
             ticks = int(times[11]) + int(times[12])
@@ -537,9 +532,9 @@ def test_output_without_end_costs_the_host_little(create, warm):
     flood = "sleep 3; exec python3 -c 'import os\nwhile True: os.write(1, bytes(1 << 16))'"
     assert run(sandbox, "sh", "-c", f"({flood}) & echo begun") == ("begun\n", 0)
     time.sleep(3)
-    time_before, _ = supervisors(warm)[pid]
+    time_before, _ = usage_of_supervisors(warm)[pid]
     time.sleep(4)
-    time_after, memory = supervisors(warm)[pid]
+    time_after, memory = usage_of_supervisors(warm)[pid]
     assert time_after - time_before < 1, "processor time of the supervisor in 4 s"
     assert memory < 64 << 10
     assert is_well(sandbox)
@@ -552,7 +547,7 @@ def test_output_that_nobody_reads_fills_no_memory(create, warm):
     flood = "import os\nfor _ in range(4096): os.write(1, bytes(1 << 16))"
     floods = [sandbox.exec("python3", "-c", flood) for _ in range(4)]
     time.sleep(5)
-    assert supervisors(warm)[pid][1] < 64 << 10
+    assert usage_of_supervisors(warm)[pid][1] < 64 << 10
     assert is_well(sandbox)
     for process in floods:
         assert sum(len(piece) for piece in process.stdout) == 4096 << 16

@@ -44,7 +44,7 @@ pub use overlay::{Error as OverlayError, overlay, view};
 pub use plan::{Bind, BindIds, IdRange, InlineFile, Limits, Plan, Process, Refused, Tmpfs};
 pub use root::{Entry, Error as RootError, Facts, Kind, Root};
 pub use setup::{child_main, is_child};
-pub use spawn::{Error, Prepared, prepare, prepare_with};
+pub use spawn::{Error, Prepared, Standby, prepare, prepare_with};
 pub use stdio::Stdio;
 pub use sweep::{Swept, end_named, remove_parents, sweep};
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::cgroup::{self, Group, Layout};
+use crate::cgroup::{self, Ahead, Group, Layout};
 use crate::child::{Child, Life};
 use crate::limits::{PLAN_BYTES_MAX, PREPARE_MS_MAX};
 use crate::message::{self, News, Order};
@@ -56,7 +56,7 @@ pub struct Prepared {
 /// # Errors
 /// See [`Error`].
 pub fn prepare(plan: &Plan, stdio: Stdio) -> Result<Prepared, Error> {
-    prepare_with(Path::new("/proc/self/exe"), plan, stdio)
+    prepare_with(Path::new(SELF), plan, stdio)
 }
 
 /// As [`prepare`], with another binary that calls [`crate::child_main`].
@@ -64,39 +64,109 @@ pub fn prepare(plan: &Plan, stdio: Stdio) -> Result<Prepared, Error> {
 /// # Errors
 /// See [`Error`].
 pub fn prepare_with(exe: &Path, plan: &Plan, stdio: Stdio) -> Result<Prepared, Error> {
-    plan.check()?;
-    let name = || plan.name.clone();
-    let silent = |source| Error::Silent { name: name(), source };
-    let text = serde_json::to_vec(plan).map_err(|e| silent(e.into()))?;
-    if text.len() > PLAN_BYTES_MAX {
-        return Err(Error::Large);
+    let text = text_of(plan)?;
+    Standby::execute(exe, &plan.name)?.build(plan, &text, stdio)
+}
+
+/// A building process that waits for its plan: with it a container is built in less time. Dropping
+/// it ends it.
+#[derive(Debug)]
+pub struct Standby {
+    builder: Builder,
+    control: OwnedFd,
+    /// Last, so that nothing is in them when they are removed.
+    groups: Option<Ahead>,
+}
+
+impl Standby {
+    /// Executes this binary once more, as [`prepare`] does, and moves that process into control
+    /// groups `name` below `cgroup_parent`, which become the container's and get its name.
+    ///
+    /// Blocks, where control groups are of version 1 for some 20 milliseconds.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn new(cgroup_parent: &str, name: &str) -> Result<Self, Error> {
+        Self::with(Path::new(SELF), cgroup_parent, name)
     }
-    let layout = Layout::detect().map_err(cgroup::Error::Layout)?;
-    let group = Group::create(&layout, &plan.cgroup_parent, &plan.name, &plan.limits)?;
-    let made = group.give_execs(plan).map_err(Error::from);
-    let made = made.and_then(|()| build(exe, plan, &text, &stdio, &group));
-    match made {
-        Ok((control, pid, pidfd, network)) => {
-            let life = Life::new(plan, pid, pidfd, control, group);
-            Ok(Prepared { life, network })
-        }
-        Err(error) => {
-            // The first error is the one to tell; what cannot be removed now, `sweep` finds.
-            let _ = group.kill();
-            let _ = group.remove();
-            Err(error)
+
+    /// As [`Standby::new`], with another binary that calls [`crate::child_main`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn with(exe: &Path, cgroup_parent: &str, name: &str) -> Result<Self, Error> {
+        let mut standby = Self::execute(exe, name)?;
+        standby.groups = Some(Ahead::create(cgroup_parent, name, standby.builder.0.id())?);
+        Ok(standby)
+    }
+
+    fn execute(exe: &Path, name: &str) -> Result<Self, Error> {
+        let name = || name.to_owned();
+        let silent = |source| Error::Silent { name: name(), source };
+        let (control, theirs) = message::pair().map_err(silent)?;
+        let failed = |source| Error::Execute { name: name(), exe: exe.to_owned(), source };
+        let builder = Builder::execute(exe, theirs).map_err(failed)?;
+        Ok(Self { builder, control, groups: None })
+    }
+
+    /// Builds a container; its plan must name the same `cgroup_parent`. Blocks for some
+    /// milliseconds.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn prepare(self, plan: &Plan, stdio: Stdio) -> Result<Prepared, Error> {
+        let text = text_of(plan)?;
+        self.build(plan, &text, stdio)
+    }
+
+    fn build(self, plan: &Plan, text: &[u8], stdio: Stdio) -> Result<Prepared, Error> {
+        let Self { builder, control, groups } = self;
+        let layout = Layout::detect().map_err(cgroup::Error::Layout)?;
+        let joins_v1 = groups.is_none();
+        let group = Group::create(&layout, &plan.cgroup_parent, &plan.name, &plan.limits, groups)?;
+        let made = group.give_execs(plan).map_err(Error::from);
+        let made = made.and_then(|()| {
+            let members = if joins_v1 { group.v1_members()? } else { vec![] };
+            let made = build(builder, &control, plan, text, &stdio, &group, members)?;
+            group.set_cpu(&plan.limits).inspect_err(|_| abandon(Some(made.1.as_fd())))?;
+            Ok(made)
+        });
+        match made {
+            Ok((pid, pidfd, network)) => {
+                let life = Life::new(plan, pid, pidfd, control, group);
+                Ok(Prepared { life, network })
+            }
+            Err(error) => {
+                // The first error is the one to tell; what cannot be removed now, `sweep` finds.
+                let _ = group.kill();
+                let _ = group.remove();
+                Err(error)
+            }
         }
     }
 }
 
-type Built = (OwnedFd, i32, OwnedFd, OwnedFd);
+/// This process' own binary, whatever is at its path by now.
+const SELF: &str = "/proc/self/exe";
+
+/// The plan as it travels to the building process.
+fn text_of(plan: &Plan) -> Result<Vec<u8>, Error> {
+    plan.check()?;
+    let text = serde_json::to_vec(plan);
+    let text = text.map_err(|e| Error::Silent { name: plan.name.clone(), source: e.into() })?;
+    if text.len() > PLAN_BYTES_MAX { Err(Error::Large) } else { Ok(text) }
+}
+
+type Built = (i32, OwnedFd, OwnedFd);
 
 fn build(
-    exe: &Path,
+    mut builder: Builder,
+    control: &OwnedFd,
     plan: &Plan,
     text: &[u8],
     stdio: &Stdio,
     group: &Group,
+    members: Vec<OwnedFd>,
 ) -> Result<Built, Error> {
     let silent = |source| Error::Silent { name: plan.name.clone(), source };
     let deadline = Instant::now() + Duration::from_millis(PREPARE_MS_MAX);
@@ -104,16 +174,10 @@ fn build(
         name: plan.name.clone(),
         text: format!("giving the standard streams to the program's user: {source}"),
     })?;
-    let (control, theirs) = message::pair().map_err(silent)?;
-    let mut builder = Builder::execute(exe, theirs).map_err(|source| Error::Execute {
-        name: plan.name.clone(),
-        exe: exe.to_owned(),
-        source,
-    })?;
-    order(&control, text, stdio, group).map_err(silent)?;
+    order(control, text, stdio, group, members).map_err(silent)?;
     let mut first: Option<(i32, OwnedFd, OwnedFd)> = None;
     loop {
-        let news = message::receive_until::<News>(&control, deadline);
+        let news = message::receive_until::<News>(control, deadline);
         match news {
             Ok((News::Made { pid }, descriptors)) => {
                 let descriptors: Result<[OwnedFd; 2], _> = descriptors.try_into();
@@ -134,15 +198,18 @@ fn build(
         }
     }
     builder.wait();
-    let (pid, pidfd, network) =
-        first.ok_or_else(|| silent(io::Error::other("the first process was not announced")))?;
-    Ok((control, pid, pidfd, network))
+    first.ok_or_else(|| silent(io::Error::other("the first process was not announced")))
 }
 
-fn order(control: &OwnedFd, text: &[u8], stdio: &Stdio, group: &Group) -> io::Result<()> {
+fn order(
+    control: &OwnedFd,
+    text: &[u8],
+    stdio: &Stdio,
+    group: &Group,
+    members: Vec<OwnedFd>,
+) -> io::Result<()> {
     let plan = message::in_memory("plan", text)?;
     let v2 = group.v2_directory().map_err(io::Error::other)?;
-    let members = group.v1_members().map_err(io::Error::other)?;
     let mut descriptors =
         vec![plan.as_fd(), stdio.stdin.as_fd(), stdio.stdout.as_fd(), stdio.stderr.as_fd()];
     descriptors.extend(v2.iter().chain(&members).map(AsFd::as_fd));
@@ -159,6 +226,7 @@ fn abandon(pidfd: Option<BorrowedFd<'_>>) {
 }
 
 /// The building process, which is never left behind.
+#[derive(Debug)]
 struct Builder(std::process::Child);
 
 impl Builder {

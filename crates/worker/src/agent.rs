@@ -29,6 +29,7 @@ pub async fn run(worker: Arc<Worker>, mut orders: mpsc::Receiver<Order>) {
             running,
         })
         .await;
+    sandbox::spares::fill(&worker);
     while let Some(order) = orders.recv().await {
         match order {
             Order::Start(spec) => start(&worker, &living, &mut work, *spec),
@@ -41,6 +42,7 @@ pub async fn run(worker: Arc<Worker>, mut orders: mpsc::Receiver<Order>) {
     }
     // Sandboxes go on without a worker.
     worker.sandboxes.close();
+    worker.spares.close();
     end_all(&living, work).await;
 }
 

@@ -105,6 +105,7 @@ pub struct Worker {
     pub(crate) doors: Doors,
     pub(crate) tools: sandbox::tools::Tools,
     pub(crate) sandboxes: sandbox::Sandboxes,
+    pub(crate) spares: sandbox::spares::Spares,
     pub(crate) networks: Arc<Networks>,
     pub(crate) host: images::package_settings::Host,
     pub(crate) reports: mpsc::Sender<Report>,
@@ -134,12 +135,15 @@ impl Worker {
         let all = folder(sandbox::FOLDER)?;
         let left = sandbox::folder::left(&all);
         let left = left.map_err(|source| Error::Folder { path: all.clone(), source })?;
-        let living: Vec<_> =
-            left.living.iter().map(|(folder, _)| folder.name().to_owned()).collect();
-        let parent = cgroup_parent(&config);
-        jail::sweep(&parent, &[]).map_err(Error::Sweep)?;
+        let living = left.names();
+        // Supervisors first: those that waited for a sandbox would be missing a process.
+        jail::sweep(&supervisor_cgroup_parent(&config), &left.supervisors())
+            .map_err(Error::Sweep)?;
         jail::sweep(&sandbox_cgroup_parent(&config), &living).map_err(Error::Sweep)?;
-        jail::sweep(&supervisor_cgroup_parent(&config), &living).map_err(Error::Sweep)?;
+        jail::sweep(&cgroup_parent(&config), &[]).map_err(Error::Sweep)?;
+        let spares = folder(sandbox::spares::FOLDER)?;
+        let spares = sandbox::spares::Spares::open(spares.clone())
+            .map_err(|source| Error::Folder { path: spares, source })?;
         let disk = DiskConfig { dir: folder("disk")?, capacity_bytes: None, only: None };
         let disk = Disk::open_keeping(&disk, &living).map_err(Error::Disk)?;
         let tools = sandbox::tools::Tools::open(folder("tools")?).map_err(Error::Tools)?;
@@ -157,6 +161,7 @@ impl Worker {
             doors,
             tools,
             sandboxes: sandbox::Sandboxes::new(all, left),
+            spares,
             networks,
             host: images::package_settings::Host::this(),
             reports,
@@ -219,12 +224,21 @@ impl Worker {
         if let Err(error) = jail::sweep(&self.cgroup_parent(), &[]) {
             tracing::error!(%error, "a container's control group could not be removed");
         }
-        // Nobody reads any more from supervisors of sandboxes that have ended.
-        let (parent, living) = (self.supervisor_cgroup_parent(), self.sandboxes.living());
-        if let Err(error) = jail::sweep(&parent, &living) {
-            tracing::error!(%error, "a supervisor's control group could not be removed");
+        // Nobody reads any more from supervisors of sandboxes that have ended, and those that wait
+        // for one are not needed; neither is what would have built their containers.
+        self.spares.close();
+        let (supervisors, sandboxes) =
+            (self.supervisor_cgroup_parent(), self.sandbox_cgroup_parent());
+        let living = self.sandboxes.living();
+        for (parent, keep) in [(&supervisors, living.supervisors()), (&sandboxes, living.names())] {
+            if let Err(error) = jail::sweep(parent, &keep) {
+                tracing::error!(%error, "a supervisor's control group could not be removed");
+            }
         }
-        for group in [self.sandbox_cgroup_parent(), parent, self.cgroup_parent()] {
+        if let Err(error) = self.spares.remove() {
+            tracing::error!(%error, "the folder of supervisors that waited stays behind");
+        }
+        for group in [sandboxes, supervisors, self.cgroup_parent()] {
             if let Err(error) = jail::remove_parents(&group) {
                 tracing::error!(%error, "the worker's control groups could not be removed");
             }

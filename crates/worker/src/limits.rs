@@ -145,8 +145,17 @@ pub(crate) const SUPERVISOR_THREADS_MAX: usize = 16;
 pub(crate) const SUPERVISOR_STARTS_MAX: usize = 8;
 /// Bytes of an order to a supervisor.
 pub(crate) const SUPERVISOR_ORDER_BYTES_MAX: usize = 64 << 20;
-/// How long a container may stand ready without being started.
-pub(crate) const UNSTARTED_MAX: Duration = Duration::from_secs(120);
+/// How long a supervisor waits for the worker that made it.
+pub(crate) const UNNOTICED_MAX: Duration = Duration::from_secs(120);
+/// Supervisors that wait for a sandbox. Each takes some 3 MiB with what will build its container.
+pub(crate) const SPARES_MAX: usize = 6;
+/// As many are left when further ones are made. Several at a time: with control groups of version
+/// 1 they wait for the kernel together.
+pub(crate) const SPARES_MIN: usize = 2;
+/// Pause after a start before further ones are made, unless none is left.
+pub(crate) const FILL_PAUSE: Duration = Duration::from_millis(30);
+/// Pause after a sandbox's end before the output of those is looked for that ended long ago.
+pub(crate) const FORGET_PAUSE: Duration = Duration::from_secs(10);
 /// How long a supervisor answers after its container's end, while somebody reads.
 pub(crate) const LINGER_MAX: Duration = Duration::from_secs(60);
 /// How long it answers if nobody reads.

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::ahead::Ahead;
 use super::layout::Layout;
 use crate::limits::KILL_MS_MAX;
 use crate::plan::{Limits, Plan};
@@ -95,20 +96,25 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    /// Makes the group `parent`/`name` with its limits.
+    /// Makes the group `parent`/`name` with its limits but for that of time. What was made `ahead`
+    /// becomes part of it.
     ///
     /// # Errors
-    /// When a controller is missing, or a limit is not taken; nothing is left behind.
+    /// When a controller is missing, or a limit is not taken; nothing is left behind, and what was
+    /// made ahead is ended.
     pub(crate) fn create(
         layout: &Layout,
         parent: &str,
         name: &str,
         limits: &Limits,
+        ahead: Option<Ahead>,
     ) -> Result<Self, Error> {
         prepare_parent(layout, parent)?;
         let group = Self::place(layout, &Path::new(parent).join(name))?;
-        let made = group.make_directories().and_then(|()| group.set_limits(limits));
+        let given = ahead.map_or(Ok(vec![]), |ahead| ahead.give(parent, name))?;
+        let made = group.make_directories(&given).and_then(|()| group.set_limits(limits));
         if let Err(error) = made {
+            given.iter().for_each(|path| drop(empty_and_remove(path)));
             // A group that existed before belongs to somebody else.
             if !matches!(error, Error::Exists(_)) {
                 group.directories().for_each(|path| drop(fs::remove_dir(path)));
@@ -144,8 +150,14 @@ impl Group {
         Ok(Self { v2, v1, memory, cpu, time, pids })
     }
 
-    fn make_directories(&self) -> Result<(), Error> {
-        for path in self.directories() {
+    /// Its directories in v1's trees.
+    pub(super) fn v1_places(layout: &Layout, below: &Path) -> Result<Vec<PathBuf>, Error> {
+        Ok(Self::place(layout, below)?.v1)
+    }
+
+    /// Makes those that were not `given`.
+    fn make_directories(&self, given: &[PathBuf]) -> Result<(), Error> {
+        for path in self.directories().filter(|path| !given.iter().any(|given| given == path)) {
             fs::create_dir(path).map_err(|source| match source.kind() {
                 io::ErrorKind::AlreadyExists => Error::Exists(path.to_owned()),
                 _ => Error::Make { path: path.to_owned(), source },
@@ -168,6 +180,16 @@ impl Group {
                 set_if_there(path, "memory.swappiness", "memory_bytes", "0")?;
             }
         }
+        // The container's first process is ours, not the program's.
+        let pids = limits.pids.saturating_add(1).to_string();
+        set(self.pids.path(), "pids.max", "pids", &pids)
+    }
+
+    /// Sets its limit of processor time: what builds the container is not held up by it.
+    ///
+    /// # Errors
+    /// When it is not taken.
+    pub(crate) fn set_cpu(&self, limits: &Limits) -> Result<(), Error> {
         let (weight, cap) = (u64::from(limits.cpu_weight), limits.cpu_max_millis.map(u64::from));
         match &self.cpu {
             Place::V2(path) => {
@@ -188,9 +210,7 @@ impl Group {
                 }
             }
         }
-        // The container's first process is ours, not the program's.
-        let pids = limits.pids.saturating_add(1).to_string();
-        set(self.pids.path(), "pids.max", "pids", &pids)
+        Ok(())
     }
 
     fn directories(&self) -> impl Iterator<Item = &Path> {
@@ -325,7 +345,7 @@ pub(super) fn give_members(path: &Path, owner: u32) -> Result<(), Error> {
 }
 
 /// Makes `parent` in every tree, with v2's controllers switched on for what is below.
-fn prepare_parent(layout: &Layout, parent: &str) -> Result<(), Error> {
+pub(super) fn prepare_parent(layout: &Layout, parent: &str) -> Result<(), Error> {
     let tops = layout.v1.iter().map(|(top, _)| top);
     for top in tops.chain(layout.v2.iter().map(|(top, _)| top)) {
         let path = top.join(parent);
@@ -457,7 +477,7 @@ fn keyed(group: &Path, file: &str, key: &str) -> Result<u64, Error> {
 }
 
 /// The file with the processes of a group.
-const MEMBERS: &str = "cgroup.procs";
+pub(super) const MEMBERS: &str = "cgroup.procs";
 
 /// The kernel's default period of a hard limit.
 const CPU_PERIOD_US: u64 = 100_000;

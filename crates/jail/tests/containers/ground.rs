@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 
 use jail::{
-    Child, Ended, Exec, ExecError, ExecIo, IdRange, Limits, Plan, Prepared, Process, Stdio,
+    Child, Ended, Exec, ExecError, ExecIo, IdRange, Limits, Plan, Prepared, Process, Standby, Stdio,
 };
 
 /// The building process of these tests.
@@ -145,6 +145,11 @@ pub(crate) fn groups(name: &str) -> Vec<PathBuf> {
     let tops = fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|entry| entry.path());
     let tops = tops.chain([PathBuf::from("/sys/fs/cgroup")]);
     tops.map(|top| top.join(name)).filter(|path| path.is_dir()).collect()
+}
+
+/// A process that will build a container below the ground's control group.
+pub(crate) fn stand_by(ground: &Ground, name: &str) -> Standby {
+    Standby::with(exe(), &ground.parent, name).unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// Starts `plan` without streams.

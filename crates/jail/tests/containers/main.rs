@@ -10,5 +10,6 @@ mod ground;
 mod hanging;
 mod life;
 mod resources;
+mod standby;
 mod terminals;
 mod walls;

@@ -63,7 +63,7 @@ pub(crate) async fn adopt_all(worker: &Arc<Worker>, work: &mut JoinSet<()>) -> V
     let mut known = vec![];
     for (folder, record) in left.living {
         let task = record.start.task.clone();
-        let link = Link::new(folder.clone());
+        let link = Arc::new(Link::new(folder.clone()));
         let state = link.ask::<State>(STATE, &()).await;
         let sandbox = {
             let (worker, folder, record) = (worker.clone(), folder.clone(), record.clone());
@@ -144,7 +144,7 @@ fn give_up(
     let ids = worker.ids.take_first(record.first_id);
     let worker = worker.clone();
     work.spawn(async move {
-        let link = Link::new(folder.clone());
+        let link = Arc::new(Link::new(folder.clone()));
         if let Err(error) = link.ask::<State>(END, &End::Lost).await {
             tracing::debug!(%error, "a supervisor is gone");
         }

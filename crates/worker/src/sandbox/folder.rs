@@ -31,6 +31,8 @@ pub(crate) struct Record {
     /// The sandbox, without its variables, which its supervisor has, and the files that were laid
     /// in, which are many.
     pub(crate) start: SandboxStart,
+    /// The name of its supervisor's control group.
+    pub(crate) supervisor: String,
     /// The first host id of its range.
     pub(crate) first_id: u32,
     /// The layers that its root stands on.
@@ -81,7 +83,11 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 impl Folder {
     /// The folder of a task, below the one of all.
     pub(crate) fn of(all: &Path, task: &TaskId) -> Self {
-        let name = plain_name(task);
+        Self::named(all, plain_name(task))
+    }
+
+    /// The folder of that name, below the one of all.
+    pub(super) fn named(all: &Path, name: String) -> Self {
         Self { path: all.join(&name), name }
     }
 
@@ -192,6 +198,18 @@ pub(crate) struct Left {
     pub(crate) living: Vec<(Folder, Record)>,
     /// Sandboxes whose supervisors do not.
     pub(crate) dead: Vec<(Folder, Record)>,
+}
+
+impl Left {
+    /// The names of those that live, as their control groups have them.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.living.iter().map(|(folder, _)| folder.name().to_owned()).collect()
+    }
+
+    /// The names of their supervisors' control groups.
+    pub(crate) fn supervisors(&self) -> Vec<String> {
+        self.living.iter().map(|(_, record)| record.supervisor.clone()).collect()
+    }
 }
 
 /// The layers that sandboxes stand on which may live, and those of images in them.

@@ -8,6 +8,7 @@ use jail::network::{Outbound, Policy, Subnet};
 use jail::{Bind, BindIds, Plan, Process};
 use model::sandbox::{NetworkRule, SandboxStart};
 
+use super::folder::Folder;
 use crate::limits::SHM_BYTES;
 use crate::mount_points::MountPoints;
 use crate::supervisor::words::{Assignment, OnTerminal};
@@ -15,8 +16,8 @@ use crate::task::inside;
 
 /// The places that a sandbox is made of.
 pub(crate) struct Places<'p> {
-    /// Name of its control group.
-    pub(crate) name: &'p str,
+    /// Its folder, which has the name of its control group.
+    pub(crate) folder: &'p Folder,
     /// The control group above it.
     pub(crate) cgroup_parent: String,
     /// Its range of host ids.
@@ -87,7 +88,7 @@ pub(crate) fn assignment(start: &SandboxStart, image: &Image, places: Places<'_>
     };
     let hostname = "palisade".to_owned();
     let plan = Plan {
-        name: places.name.to_owned(),
+        name: places.folder.name().to_owned(),
         cgroup_parent: places.cgroup_parent,
         ids: places.ids,
         layers: places.layers,
@@ -115,6 +116,7 @@ pub(crate) fn assignment(start: &SandboxStart, image: &Image, places: Places<'_>
     };
     Assignment {
         task: start.task.clone(),
+        folder: places.folder.path().to_owned(),
         plan,
         on_terminal,
         env,

@@ -1,6 +1,7 @@
 //! A sandbox's life, as the worker sees it: from its start, or from being found again, to its end.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use model::TaskId;
 use model::link::{End, Report};
@@ -12,7 +13,9 @@ use super::folder::Folder;
 use super::link::Error;
 use super::{Held, Sandbox, lock, output, start};
 use crate::Worker;
-use crate::limits::{END_PAUSE, END_TRIES_MAX, LAST_LINES_MAX, LINGER_MAX, LINGER_MIN};
+use crate::limits::{
+    END_PAUSE, END_TRIES_MAX, FORGET_PAUSE, LAST_LINES_MAX, LINGER_MAX, LINGER_MIN,
+};
 use crate::supervisor::words::{END, ENDED, Ending, State};
 use crate::task::{chain, now};
 
@@ -95,15 +98,21 @@ async fn clear_up(worker: Arc<Worker>, sandbox: Arc<Sandbox>) {
         // The worker clears up when it closes.
         () = async { let _ = closing.wait_for(|closing| *closing).await; } => return,
     }
+    let clearing = worker.clone();
     let cleared = tokio::task::spawn_blocking(move || {
-        let name = sandbox.folder.name();
-        let removed = jail::end_named(&worker.supervisor_cgroup_parent(), name);
-        worker.sandboxes.forget();
-        removed
+        let name = lock(&sandbox.record).supervisor.clone();
+        jail::end_named(&clearing.supervisor_cgroup_parent(), &name)
     });
     if let Ok(Err(error)) = cleared.await {
         tracing::error!(%error, "the control group of a supervisor stays behind");
     }
+    if worker.sandboxes.will_forget.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    // For all that end until then: each time the folders of all are looked at.
+    tokio::time::sleep(FORGET_PAUSE).await;
+    worker.sandboxes.will_forget.store(false, Ordering::Release);
+    let _ = tokio::task::spawn_blocking(move || worker.sandboxes.forget()).await;
 }
 
 /// Waits for its end, by itself or because it is told to.

@@ -1,7 +1,6 @@
 //! The way to one supervisor: HTTP/2 over its socket.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -49,8 +48,13 @@ pub(crate) struct Link {
 
 impl Link {
     /// The way to the supervisor of a folder.
-    pub(crate) fn new(folder: Folder) -> Arc<Self> {
-        Arc::new(Self { folder, sender: tokio::sync::Mutex::new(None) })
+    pub(crate) fn new(folder: Folder) -> Self {
+        Self { folder, sender: tokio::sync::Mutex::new(None) }
+    }
+
+    /// The same way, to a folder that was moved.
+    pub(super) fn moved(self, folder: Folder) -> Self {
+        Self { folder, ..self }
     }
 
     async fn sender(&self) -> Result<SendRequest<Body>, Error> {

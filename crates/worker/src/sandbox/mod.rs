@@ -9,6 +9,7 @@ pub(crate) mod link;
 mod mounts;
 mod output;
 mod snapshots;
+pub(crate) mod spares;
 mod start;
 pub(crate) mod tools;
 mod visits;
@@ -127,6 +128,8 @@ pub(crate) struct Sandboxes {
     closing: watch::Sender<bool>,
     /// Held by who removes what is forgotten.
     forgetting: Mutex<()>,
+    /// Somebody will do that in a moment.
+    will_forget: AtomicBool,
     /// What an earlier worker left, until it is gone on with.
     left: Mutex<Option<folder::Left>>,
 }
@@ -139,6 +142,7 @@ impl Sandboxes {
             entries: Mutex::default(),
             closing: watch::Sender::new(false),
             forgetting: Mutex::default(),
+            will_forget: AtomicBool::new(false),
             left: Mutex::new(Some(left)),
         }
     }
@@ -148,13 +152,12 @@ impl Sandboxes {
         Folder::of(&self.all, task)
     }
 
-    /// The names of those that live, as their control groups have them. Blocks.
-    pub(crate) fn living(&self) -> Vec<String> {
-        let left = folder::left(&self.all).unwrap_or_else(|error| {
+    /// Those that live. Blocks.
+    pub(crate) fn living(&self) -> folder::Left {
+        folder::left(&self.all).unwrap_or_else(|error| {
             tracing::error!(%error, "the folders of sandboxes cannot be read");
             folder::Left::default()
-        });
-        left.living.into_iter().map(|(folder, _)| folder.name().to_owned()).collect()
+        })
     }
 
     /// What an earlier worker left; only once.

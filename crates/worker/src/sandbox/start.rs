@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
 use blobs::Digest;
@@ -15,9 +14,8 @@ use model::sandbox::{NetworkRule, SandboxStart};
 use super::folder::{Folder, Record};
 use super::inside::{Places, assignment, policy};
 use super::link::{self, Link};
-use super::{Held, Sandbox};
+use super::{Held, Sandbox, spares};
 use crate::networks::Attached;
-use crate::supervisor::MARK;
 use crate::supervisor::words::{Built, END, PREPARE, START, State};
 use crate::{Worker, ids, roots};
 
@@ -65,10 +63,11 @@ pub(super) async fn start(
     let turn = worker.changes.acquire().await.map_err(|_| Error::Thread)?;
     let folder = worker.sandboxes.folder(&start.task);
     let laid = lay_out(worker, &start).await?;
-    folder.make().map_err(Error::Folder)?;
-    let link = Link::new(folder.clone());
+    let spare = spares::take(worker).map_err(Error::Spawn)?;
+    let supervisor = spare.name().to_owned();
+    let link = spare.assign(&folder).map_err(Error::Folder)?;
     let mut held = None;
-    let begun = begin(worker, &folder, &link, start, laid, &mut held).await;
+    let begun = begin(worker, &folder, &link, start, laid, &supervisor, &mut held).await;
     drop(turn);
     match begun {
         Ok((record, network)) => Ok(Arc::new(Sandbox {
@@ -82,8 +81,12 @@ pub(super) async fn start(
         Err(error) => {
             // The supervisor does away with the container before it answers.
             let _: Result<State, _> = link.ask(END, &model::link::End::Stopped).await;
+            let group = worker.supervisor_cgroup_parent();
             let removed = tokio::task::spawn_blocking(move || {
                 drop(held);
+                if let Err(error) = jail::end_named(&group, &supervisor) {
+                    tracing::error!(%error, "the control group of a supervisor stays behind");
+                }
                 folder.remove()
             });
             if let Ok(Err(error)) = removed.await {
@@ -114,10 +117,9 @@ async fn begin(
     link: &Link,
     start: SandboxStart,
     laid: Laid,
+    supervisor: &str,
     held: &mut Option<Held>,
 ) -> Result<(Record, Option<Attached>), Error> {
-    // While its disk space is made, which waits for the file system.
-    spawn(worker, folder)?;
     let scratch = {
         let (worker, name) = (worker.clone(), folder.name().to_owned());
         let bytes = start.limits.disk_bytes;
@@ -127,7 +129,7 @@ async fn begin(
     let mounted = HashMap::new();
     let held = held.insert(Held { scratch, ids, layers: lease, mounted });
     let places = Places {
-        name: folder.name(),
+        folder,
         cgroup_parent: worker.sandbox_cgroup_parent(),
         ids: held.ids.range(),
         layers: paths,
@@ -139,6 +141,7 @@ async fn begin(
     let assignment = assignment(&start, &image, places);
     let mut record = Record {
         start: SandboxStart { env: vec![], files: vec![], ..start },
+        supervisor: supervisor.to_owned(),
         first_id: held.ids.range().first,
         layers: layers.iter().map(ToString::to_string).collect(),
         pid: 0,
@@ -167,30 +170,6 @@ fn attach(worker: &Worker, pid: i32, rule: &NetworkRule) -> Result<Option<Attach
     let Some(policy) = policy(rule) else { return Ok(None) };
     let namespace = File::open(format!("/proc/{pid}/ns/net")).map_err(Error::Spawn)?;
     Ok(Some(worker.networks.attach(OwnedFd::from(namespace), &policy)?))
-}
-
-/// Executes a supervisor: this binary, once more. Its socket listens before it is there.
-fn spawn(worker: &Worker, folder: &Folder) -> Result<(), Error> {
-    let listener = OwnedFd::from(folder.listen().map_err(Error::Spawn)?);
-    let log = File::create(folder.path().join("supervisor.log")).map_err(Error::Spawn)?;
-    let errors = log.try_clone().map_err(Error::Spawn)?;
-    let mut command = tokio::process::Command::new("/proc/self/exe");
-    command
-        .arg0(MARK)
-        .arg(folder.path())
-        .arg(format!("{}/{}", worker.supervisor_cgroup_parent(), folder.name()))
-        .env_clear()
-        // One arena for all threads, and little kept free in it: there are many supervisors.
-        .env("MALLOC_ARENA_MAX", "1")
-        .env("MALLOC_TRIM_THRESHOLD_", "65536")
-        .current_dir("/")
-        .stdin(Stdio::from(listener))
-        .stdout(Stdio::from(log))
-        .stderr(Stdio::from(errors));
-    let mut supervisor = command.spawn().map_err(Error::Spawn)?;
-    // It is not waited for but to be reaped: its socket says what it does.
-    tokio::spawn(async move { supervisor.wait().await });
-    Ok(())
 }
 
 impl Sandbox {

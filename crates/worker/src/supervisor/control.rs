@@ -1,21 +1,23 @@
 //! What the worker asks of a supervisor beside the client's requests.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
+use jail::Standby;
 use model::link::End;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Mutex, watch};
+use tokio::task::JoinHandle;
 use tonic::Status;
 use tonic::body::Body;
 
 use super::life::{Life, Standing};
 use super::words::{
-    Assignment, Built, CONNECTIONS, END, ENDED, FREEZE, INPUT, PREPARE, Piece, START, STATE, State,
+    Assignment, Built, CONNECTIONS, END, ENDED, FREEZE, INPUT, PREPARE, Piece, STAND_BY, START,
+    STATE, State,
 };
 use super::{rows, standstill};
 use crate::limits::SUPERVISOR_ORDER_BYTES_MAX;
@@ -28,13 +30,32 @@ enum Container {
     Standing(Box<Standing>),
 }
 
+/// What builds the container.
+struct Ground {
+    /// It is being made ready.
+    coming: Option<JoinHandle<Option<Standby>>>,
+    /// It is ready; none when it could not be, or was used.
+    ready: Option<Standby>,
+}
+
+impl Ground {
+    async fn settle(&mut self) {
+        if let Some(coming) = &mut self.coming {
+            self.ready = coming.await.ok().flatten();
+            self.coming = None;
+        }
+    }
+}
+
 /// One supervisor.
 pub(crate) struct Supervisor {
-    folder: PathBuf,
+    ground: Mutex<Ground>,
     container: Mutex<Container>,
     life: watch::Sender<Option<Arc<Life>>>,
     /// There never will be a container.
     over: watch::Sender<bool>,
+    /// Somebody has connected.
+    noticed: watch::Sender<bool>,
     /// The turn of who has the container stand still.
     standstill: Arc<Mutex<()>>,
 }
@@ -47,13 +68,14 @@ fn conflict(text: impl Into<String>) -> Refused {
 }
 
 impl Supervisor {
-    /// Beside no container yet.
-    pub(crate) fn new(folder: &Path) -> Self {
+    /// Beside no container yet. `standby` is what will build it.
+    pub(crate) fn new(standby: JoinHandle<Option<Standby>>) -> Self {
         Self {
-            folder: folder.to_owned(),
+            ground: Mutex::new(Ground { coming: Some(standby), ready: None }),
             container: Mutex::default(),
             life: watch::Sender::new(None),
             over: watch::Sender::new(false),
+            noticed: watch::Sender::new(false),
             standstill: Arc::default(),
         }
     }
@@ -69,6 +91,16 @@ impl Supervisor {
             life = life.wait_for(Option::is_some) => life.ok()?.clone(),
             _ = over.wait_for(|over| *over) => None,
         }
+    }
+
+    /// Takes note that the worker has connected.
+    pub(crate) fn notice(&self) {
+        self.noticed.send_replace(true);
+    }
+
+    /// Waits until the worker has connected.
+    pub(crate) async fn noticed(&self) {
+        let _ = self.noticed.subscribe().wait_for(|noticed| *noticed).await;
     }
 
     /// Answers a request of the worker's, or one of the client's that it passes on.
@@ -96,6 +128,10 @@ impl Supervisor {
         let body = body.map_err(|e| Refused(StatusCode::BAD_REQUEST, e.to_string()))?.to_bytes();
         let life = || self.life().ok_or_else(|| conflict("there is no container"));
         match path.as_str() {
+            STAND_BY => {
+                self.ground.lock().await.settle().await;
+                json(&())
+            }
             PREPARE => json(&self.prepare(parse(&body)?).await?),
             START => json(&self.start().await?),
             STATE => json(&self.state()),
@@ -119,7 +155,12 @@ impl Supervisor {
         if self.life().is_some() || !matches!(*container, Container::None) {
             return Err(conflict("there is a container already"));
         }
-        match Standing::build(&self.folder, assignment).await {
+        let standby = {
+            let mut ground = self.ground.lock().await;
+            ground.settle().await;
+            ground.ready.take()
+        };
+        match Standing::build(standby, assignment).await {
             Ok(standing) => {
                 let pid = standing.pid();
                 *container = Container::Standing(Box::new(standing));
@@ -137,7 +178,7 @@ impl Supervisor {
         let Container::Standing(standing) = std::mem::take(&mut *container) else {
             return Err(conflict("there is no container that could be started"));
         };
-        match standing.start(&self.folder).await {
+        match standing.start().await {
             Ok(life) => {
                 self.life.send_replace(Some(life));
                 Ok(())
@@ -173,15 +214,18 @@ impl Supervisor {
         }
     }
 
-    /// Does away with a container that was not started.
+    /// Does away with a container that was not started, if there is one.
     pub(crate) async fn give_up(&self) {
         let mut container = self.container.lock().await;
         if self.life().is_some() {
             return;
         }
         let standing = std::mem::take(&mut *container);
-        // Dropping it blocks.
-        let _ = tokio::task::spawn_blocking(move || drop(standing)).await;
+        let mut ground = self.ground.lock().await;
+        ground.settle().await;
+        let standby = ground.ready.take();
+        // Dropping them blocks.
+        let _ = tokio::task::spawn_blocking(move || drop((standing, standby))).await;
         self.over.send_replace(true);
     }
 }

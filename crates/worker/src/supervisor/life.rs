@@ -2,11 +2,11 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use jail::{Child, Exec, ExecError, ExecIo, Exit, Prepared, Process, Stdio};
+use jail::{Child, Exec, ExecError, ExecIo, Exit, Prepared, Process, Standby, Stdio};
 use model::link::End;
 use model::sandbox::Probe;
 use model::{Millis, TaskId, Time};
@@ -19,6 +19,7 @@ use tonic::Status;
 use super::activity::Activity;
 use super::execs::{Execs, pipe};
 use super::held::{Bounds, Held};
+use super::own::Own;
 use super::pump::{self, Stage, watched};
 use super::readiness::Readiness;
 use super::spool::Spool;
@@ -44,29 +45,6 @@ pub(crate) struct Standing {
     assignment: Assignment,
     own: Own,
     pumps: Vec<(Arc<AsyncFd<OwnedFd>>, Arc<Spool>)>,
-}
-
-/// The streams of the sandbox's own program.
-#[derive(Debug)]
-pub(crate) struct Own {
-    /// What it writes to standard output.
-    pub(crate) stdout: Arc<Spool>,
-    /// What it writes to standard error.
-    pub(crate) stderr: Arc<Spool>,
-    /// What it reads; none where there is no program.
-    stdin: Option<Stdin>,
-}
-
-impl Own {
-    /// Where its program is written to.
-    ///
-    /// # Errors
-    /// When it has no program.
-    pub(crate) fn stdin(&self) -> Result<&Stdin, Status> {
-        self.stdin.as_ref().ok_or_else(|| {
-            Status::failed_precondition("the sandbox has no program whose stdin could be written")
-        })
-    }
 }
 
 /// A container that runs, or has run.
@@ -122,10 +100,13 @@ async fn blocking<T: Send + 'static>(
 }
 
 impl Standing {
-    /// Builds the container.
-    pub(crate) async fn build(folder: &Path, assignment: Assignment) -> Result<Self, String> {
+    /// Builds the container; without a process that stands by, that takes longer.
+    pub(crate) async fn build(
+        standby: Option<Standby>,
+        assignment: Assignment,
+    ) -> Result<Self, String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
-        let open = |name| Spool::create(&folder.join(name));
+        let open = |name| Spool::create(&assignment.folder.join(name));
         let (stdout, stderr) = (open(STDOUT_FILE), open(STDERR_FILE));
         let (stdout, stderr) = (stdout.map_err(|e| text(&e))?, stderr.map_err(|e| text(&e))?);
         let mut own = Own { stdout, stderr, stdin: None };
@@ -152,7 +133,11 @@ impl Standing {
         };
         let plan = assignment.plan.clone();
         let prepared = blocking(move || {
-            jail::prepare(&plan, stdio).map_err(|error| crate::task::chain(&error))
+            let prepared = match standby {
+                Some(standby) => standby.prepare(&plan, stdio),
+                None => jail::prepare(&plan, stdio),
+            };
+            prepared.map_err(|error| crate::task::chain(&error))
         });
         Ok(Self { prepared: prepared.await?, assignment, own, pumps })
     }
@@ -163,16 +148,16 @@ impl Standing {
     }
 
     /// Runs its program, and stays with it.
-    pub(crate) async fn start(self, folder: &Path) -> Result<Arc<Life>, String> {
-        let held = Held::new(folder, Bounds::USUAL).map_err(|error| error.to_string())?;
+    pub(crate) async fn start(self) -> Result<Arc<Life>, String> {
         let Self { prepared, assignment, mut own, mut pumps } = self;
+        let held = Held::new(&assignment.folder, Bounds::USUAL).map_err(|e| e.to_string())?;
         let start = move || prepared.start().map_err(|error| crate::task::chain(&error));
         let child = blocking(start).await?;
         let watched = child.pidfd().try_clone_to_owned();
         let watched = watched.and_then(|fd| pump::watched_only(fd, Interest::READABLE));
         let watched = watched.map_err(|error| error.to_string())?;
-        let Assignment { task, plan, on_terminal, env, cwd, deadline, idle_timeout_ms, probe } =
-            assignment;
+        let Assignment { task, folder, plan, on_terminal, env, cwd, .. } = assignment;
+        let Assignment { deadline, idle_timeout_ms, probe, .. } = assignment;
         let (child, exec) = match on_terminal {
             None => (child, None),
             Some(program) => {
@@ -187,7 +172,7 @@ impl Standing {
             }
         };
         let life = Arc::new(Life {
-            folder: folder.to_owned(),
+            folder,
             task,
             memory_bytes: plan.limits.memory_bytes,
             env,

@@ -8,6 +8,7 @@ mod execs;
 mod held;
 mod incoming;
 mod life;
+mod own;
 mod pump;
 mod readiness;
 mod rows;
@@ -16,6 +17,7 @@ mod standstill;
 mod stdin;
 pub(crate) mod words;
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -32,7 +34,7 @@ use tonic::body::Body;
 
 use crate::limits::{
     LINGER_MAX, LINGER_MIN, SUPERVISOR_CONNECTIONS_MAX, SUPERVISOR_REQUESTS_MAX,
-    SUPERVISOR_THREADS_MAX, SUPERVISOR_WINDOW_BYTES, UNSTARTED_MAX,
+    SUPERVISOR_THREADS_MAX, SUPERVISOR_WINDOW_BYTES, UNNOTICED_MAX,
 };
 use control::Supervisor;
 pub(crate) use rows::own_messages;
@@ -47,8 +49,9 @@ pub fn is_supervisor() -> bool {
     std::env::args_os().next().is_some_and(|name| name == MARK)
 }
 
-/// The whole life of a supervisor. Its arguments are the sandbox's folder and the control group
-/// that it moves to; its standard input is the socket on which it listens.
+/// The whole life of a supervisor. Its arguments are the folder in which it is made, the control
+/// group that it moves to, and the one below which containers have theirs; its standard input is
+/// the socket on which it listens. Which sandbox it is beside, it hears later.
 pub fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::new("warn");
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
@@ -65,8 +68,10 @@ pub fn main() -> ExitCode {
 fn run() -> io::Result<()> {
     let mut arguments = std::env::args_os().skip(1);
     let missing = || io::Error::other("an argument is missing");
-    let folder = arguments.next().ok_or_else(missing)?;
-    let group = arguments.next().and_then(|group| group.into_string().ok()).ok_or_else(missing)?;
+    let mut argument =
+        || arguments.next().and_then(|text| text.into_string().ok()).ok_or_else(missing);
+    let (folder, group, containers) = (argument()?, argument()?, argument()?);
+    let name = Path::new(&folder).file_name().and_then(OsStr::to_str).ok_or_else(missing)?;
     // What ends the server's session, terminal or service does not end this process.
     let _ = rustix::process::setsid();
     // The kernel takes its time for it (some 12 ms); the container goes into groups of its own.
@@ -89,23 +94,28 @@ fn run() -> io::Result<()> {
     runtime.block_on(async {
         let listener = std::os::unix::net::UnixListener::from(socket);
         listener.set_nonblocking(true)?;
-        serve(UnixListener::from_std(listener)?, Path::new(&folder)).await;
+        serve(UnixListener::from_std(listener)?, &containers, name).await;
         Ok(())
     })
 }
 
-async fn serve(listener: UnixListener, folder: &Path) {
-    let supervisor = Arc::new(Supervisor::new(folder));
+/// Makes ready what builds the container. Blocks.
+fn stand_by(containers: &str, name: &str) -> Option<jail::Standby> {
+    let made = jail::Standby::new(containers, name);
+    // The container is built without it then.
+    made.inspect_err(|error| tracing::warn!(error = crate::task::chain(error), "no standby")).ok()
+}
+
+async fn serve(listener: UnixListener, containers: &str, name: &str) {
+    let (containers, name) = (containers.to_owned(), name.to_owned());
+    let standby = tokio::task::spawn_blocking(move || stand_by(&containers, &name));
+    let supervisor = Arc::new(Supervisor::new(standby));
     let accepting = tokio::spawn(accept(listener, supervisor.clone()));
-    let begun = match tokio::time::timeout(UNSTARTED_MAX, supervisor.begun()).await {
-        Ok(begun) => begun,
-        // It may have been started in this very moment.
-        Err(_) => {
-            supervisor.give_up().await;
-            supervisor.begun().await
-        }
-    };
-    match begun {
+    // Whoever has connected has it give up by leaving, if no container was started until then.
+    if tokio::time::timeout(UNNOTICED_MAX, supervisor.noticed()).await.is_err() {
+        supervisor.give_up().await;
+    }
+    match supervisor.begun().await {
         Some(life) => {
             life.ended().await;
             tokio::time::sleep(LINGER_MIN).await;
@@ -134,7 +144,8 @@ async fn accept(listener: UnixListener, supervisor: Arc<Supervisor>) {
                 continue;
             }
         };
-        let supervisor = supervisor.clone();
+        supervisor.notice();
+        let (supervisor, left) = (supervisor.clone(), supervisor.clone());
         let service = tower::service_fn(move |request: http::Request<hyper::body::Incoming>| {
             let work = supervisor.clone().answer(request.map(Body::new));
             async move { Ok::<_, std::convert::Infallible>(work.await) }
@@ -145,6 +156,7 @@ async fn accept(listener: UnixListener, supervisor: Arc<Supervisor>) {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection ended");
             }
+            left.give_up().await;
             drop(slot);
         });
     }

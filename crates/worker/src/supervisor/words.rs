@@ -1,12 +1,16 @@
 //! What worker and supervisor say to each other beside the client's own requests: JSON over HTTP/2
 //! on the supervisor's socket.
 
+use std::path::PathBuf;
+
 use jail::{Plan, Process};
 use model::link::End;
 use model::sandbox::Probe;
 use model::{Millis, TaskId, Time};
 use serde::{Deserialize, Serialize};
 
+/// Waits until it can build a container in little time: nothing to nothing.
+pub(crate) const STAND_BY: &str = "/control/stand-by";
 /// Builds the container: [`Assignment`] to [`Built`].
 pub(crate) const PREPARE: &str = "/control/prepare";
 /// Runs its program: nothing to nothing.
@@ -39,6 +43,8 @@ pub(crate) const STDERR_FILE: &str = "stderr";
 pub(crate) struct Assignment {
     /// The container's id.
     pub(crate) task: TaskId,
+    /// The sandbox's folder.
+    pub(crate) folder: PathBuf,
     /// The container, with the sandbox's program, if that has no terminal.
     pub(crate) plan: Plan,
     /// The sandbox's program, if it has a terminal.
