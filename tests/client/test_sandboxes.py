@@ -1,5 +1,6 @@
 """The life of sandboxes as the official client sees it: made, found, listed, waited for, ended."""
 
+import logging
 import time
 import uuid
 
@@ -49,6 +50,19 @@ def test_its_program_decides_the_code(create, script, code):
     sandbox = create("sh", "-c", script)
     sandbox.wait()
     assert (sandbox.returncode, sandbox.poll()) == (code, code)
+
+
+def test_the_client_has_nothing_to_warn_of(create):
+    """It warns of TLS that it cannot verify: on loopback its commands go without."""
+    said = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logging.getLogger("modal-client").addHandler(handler)
+    try:
+        assert create().exec("echo", "well").stdout.read() == "well\n"
+    finally:
+        logging.getLogger("modal-client").removeHandler(handler)
+    assert [line for line in said if "TLS" in line] == []
 
 
 def test_it_ends_in_time(modal, create):

@@ -246,3 +246,39 @@ where
         Box::pin(async move { Ok(api.answer(request.map(Body::new)).await) })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn takes_plain_router(uri: &str, python: bool, version: &str) -> bool {
+        let mut request = Request::post(uri).header("x-modal-client-version", version);
+        if python {
+            request = request.header("x-modal-python-version", "3.11.2");
+        }
+        let caller = Caller::Nobody("nobody");
+        meta(&request.body(()).unwrap(), &caller).takes_plain_router
+    }
+
+    /// Whoever is told of a plaintext router that does not take one cannot work at all.
+    #[test]
+    fn a_plain_router_is_for_new_python_clients_on_loopback() {
+        for host in ["127.0.0.1:50051", "localhost:1", "[::1]:50051"] {
+            assert!(takes_plain_router(&format!("http://{host}/x"), true, "1.6.4"), "{host}");
+        }
+        for host in ["127.0.0.2:50051", "palisade.example:443", "10.0.0.1:1", "localhost.example:1"]
+        {
+            assert!(!takes_plain_router(&format!("http://{host}/x"), true, "1.6.4"), "{host}");
+        }
+        for (version, takes) in [("1.4.3", false), ("1.5.0", true), ("2.0.0", true), ("", false)] {
+            assert_eq!(
+                takes_plain_router("http://127.0.0.1:1/x", true, version),
+                takes,
+                "{version}"
+            );
+        }
+        assert!(!takes_plain_router("http://127.0.0.1:1/x", false, "1.6.4"));
+        // A container's request has no host.
+        assert!(!takes_plain_router("/x", true, "1.6.4"));
+    }
+}

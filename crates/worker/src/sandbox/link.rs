@@ -57,6 +57,12 @@ impl Link {
         Self { folder, ..self }
     }
 
+    /// Whether it is connected.
+    pub(super) fn is_open(&self) -> bool {
+        let sender = self.sender.try_lock();
+        sender.is_ok_and(|sender| sender.as_ref().is_some_and(|sender| !sender.is_closed()))
+    }
+
     async fn sender(&self) -> Result<SendRequest<Body>, Error> {
         let mut sender = self.sender.lock().await;
         if let Some(sender) = sender.as_mut()

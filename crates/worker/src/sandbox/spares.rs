@@ -132,10 +132,32 @@ impl Spares {
 /// Takes one that waits, or makes one, which will wait in a moment.
 pub(super) fn take(worker: &Arc<Worker>) -> io::Result<Spare> {
     let spares = &worker.spares;
-    let spare = spares.pop().map_or_else(|| spares.make(worker), Ok);
+    let spare = loop {
+        match spares.pop() {
+            None => break spares.make(worker),
+            Some(spare) if spare.link.is_open() => break Ok(spare),
+            Some(dead) => clear_away(worker, dead),
+        }
+    };
     spares.taken.notify_one();
     fill(worker);
     spare
+}
+
+/// Removes what is left of one that somebody has killed.
+fn clear_away(worker: &Arc<Worker>, dead: Spare) {
+    let worker = worker.clone();
+    tokio::task::spawn_blocking(move || {
+        tracing::warn!(name = dead.name(), "a supervisor that waited for a sandbox is gone");
+        for parent in [worker.supervisor_cgroup_parent(), worker.sandbox_cgroup_parent()] {
+            if let Err(error) = jail::end_named(&parent, dead.name()) {
+                tracing::error!(%error, "the control group of a supervisor stays behind");
+            }
+        }
+        if let Err(error) = dead.folder.remove() {
+            tracing::error!(%error, "the folder of a supervisor stays behind");
+        }
+    });
 }
 
 /// Makes further ones, if few are left.
