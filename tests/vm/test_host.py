@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import sandbox_kit
 import serving
 
 # Each test may have to wait for containers on an emulated processor.
@@ -31,6 +32,7 @@ def host():
     served = serving.Server(serving.cleared(data), log, flags).start()
     os.environ.update(served.env)
     yield served
+    served.end_sandboxes()
     assert served.stop() == 0, served.last_words()
     allowed = ["(?i)memory"]
     assert served.complaints(0, allowed) == []
@@ -227,6 +229,26 @@ def command(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
     except OSError:
         return ""
+
+
+def test_a_sandbox(host):
+    """It is made by what stood by, takes programs, keeps its limits, and leaves nothing."""
+    import modal
+
+    made = modal.Sandbox.create(app=modal.App.lookup("host", create_if_missing=True), timeout=300,
+                                image=modal.Image.debian_slim(), memory=64, block_network=True)
+    script = "echo $((6 * 7)) > /root/made; cat /root/made; ls /sys/class/net"
+    assert sandbox_kit.shell(made, script) == "42\nlo\n"
+    greedy = made.exec("python3", "-c", "x = bytearray(200 << 20)")
+    assert greedy.wait() == 137
+    late = made.exec("sh", "-c", "setsid sleep 987 & sleep 987", timeout=3)
+    assert late.wait() == -1
+    look = "cat /root/made; grep -l '^sleep.987' /proc/[0-9]*/cmdline || echo none"
+    assert sandbox_kit.shell(made, look) == "42\nnone\n"
+    made.terminate()
+    serving.eventually(lambda: not sandbox_kit.supervisors(host), 60, "its supervisor is gone")
+    assert sandbox_kit.groups(host) == []
+    assert sandbox_kit.processes(host) == []
 
 
 def test_nothing_is_left(app, host):

@@ -173,7 +173,9 @@ pub(crate) fn fill(worker: &Arc<Worker>) {
             spares.quiet().await;
             if let Err(error) = fill_once(&worker).await {
                 // The next sandbox tries again, and says why it cannot start.
-                tracing::warn!(error, "no supervisor could be made ahead");
+                if !spares.is_closed.load(Ordering::Acquire) {
+                    tracing::warn!(error, "no supervisor could be made ahead");
+                }
                 break;
             }
         }
