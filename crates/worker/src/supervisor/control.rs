@@ -245,8 +245,9 @@ async fn write_exec(life: &Arc<Life>, written: ExecPiece) -> Result<(), Refused>
 }
 
 async fn taken(life: &Arc<Life>, exec: String) -> Result<Taken, Refused> {
-    let exec = life.execs().find(&exec).await.map_err(|status| conflict(status.message()))?;
-    let marks = exec.output(false).map(|spool| spool.marks()).unwrap_or_default();
+    let refused = |status: Status| conflict(status.message());
+    let spool = life.execs().find(&exec).await.and_then(|exec| exec.output(false));
+    let marks = spool.map_err(refused)?.map(|spool| spool.marks()).unwrap_or_default();
     Ok(Taken { bytes: marks.taken, readers: marks.readers })
 }
 
