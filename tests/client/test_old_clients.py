@@ -11,6 +11,7 @@ import raw_client
 from image_kit import build
 from older_clients import VERSIONS, python_of
 from sandbox_kit import client_of, sandbox, shell
+from serving import eventually
 
 PARTS = """
     the_entrypoint programs output standard_input a_timeout files folders a_watch a_snapshot its_end
@@ -163,3 +164,14 @@ def test_programs_and_open_files_outlive_the_server(fresh_server, monkeypatch):
         on_file(server, task, file_write_request={**file, "data": b"second"})
         on_file(server, task, file_close_request=file)
         assert shell(made, "sleep 1; cat /file") == "first second"
+
+
+def test_a_watch_that_nobody_reads_ends(server, task):
+    on_file(server, task, file_watch_request={"path": "/tmp"})
+
+    def watches() -> bool:
+        exec_id = started(server, task, "sh", "-c", "sleep 2; cat /proc/[0-9]*/cmdline")
+        return b'{"Watch":' in output(server, exec_id)[0]
+
+    assert watches()
+    eventually(lambda: not watches(), 60, "the watch has ended")
