@@ -3,7 +3,7 @@
 import asyncio
 from contextlib import asynccontextmanager
 
-from grpclib.client import Channel
+from grpclib.client import Channel, UnaryStreamMethod
 from grpclib.const import Cardinality
 from grpclib.exceptions import GRPCError
 from modal_proto import api_grpc
@@ -80,11 +80,16 @@ async def stub(server):
         connection.close()
 
 
-def ask(server, rpc: str, request):
-    """One request that is granted: its answer."""
+def ask(server, rpc: str, request, **changes):
+    """One request that is granted: its answer, or all answers of a stream."""
 
     async def talk():
         async with stub(server) as service:
-            return await getattr(service, rpc)(request, metadata=metadata(server))
+            method, headers = getattr(service, rpc), metadata(server, **changes)
+            if isinstance(method, UnaryStreamMethod):
+                async with method.open(metadata=headers) as stream:
+                    await stream.send_message(request, end=True)
+                    return [message async for message in stream]
+            return await method(request, metadata=headers)
 
     return asyncio.run(asyncio.wait_for(talk(), 30))

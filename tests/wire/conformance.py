@@ -40,6 +40,9 @@ POLICY_ROOTS = (
     "modal.client.SandboxTagsSetRequest",
     "modal.client.SandboxSetNameRequest",
     "modal.client.SandboxCreateConnectTokenRequest",
+    "modal.client.SandboxSnapshotFsRequest",
+    "modal.client.ContainerExecRequest",
+    "modal.client.ContainerFilesystemExecRequest",
     "modal.task_command_router.TaskExecStartRequest",
     "modal.task_command_router.TaskSetNetworkAccessRequest",
     "modal.task_command_router.TaskSnapshotFilesystemRequest",
@@ -68,6 +71,16 @@ class Declarations:
                 for rpc in service.method:
                     found.rpcs[f"{file.package}.{service.name}/{rpc.name}"] = rpc
         return found
+
+    def completed(self, older: "Declarations", names: Iterable[str]) -> "Declarations":
+        """The same with `names`, which only an older client has."""
+        whole = Declarations(dict(self.messages), dict(self.enums), dict(self.rpcs))
+        for name in names:
+            kinds = ("messages", "enums", "rpcs")
+            [kind] = [kind for kind in kinds if name in getattr(older, kind)]
+            assert name not in getattr(self, kind), f"the newest client has {name}, too"
+            getattr(whole, kind)[name] = getattr(older, kind)[name]
+        return whole
 
     def _add_types(self, scope, messages, enums) -> None:
         for enum in enums:

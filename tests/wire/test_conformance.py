@@ -16,6 +16,16 @@ from conformance import (
     reachable,
     undeclared,
 )
+from older_clients import VERSIONS, python_of
+
+# What is served for older clients, and the newest has not any more.
+DROPPED = [
+    "modal.client.ModalClient/ContainerFilesystemExecGetOutput",
+    "modal.client.ContainerFilesystemExecGetOutputRequest",
+    "modal.client.FilesystemRuntimeOutputBatch",
+    "modal.client.SystemErrorMessage",
+    "modal.client.SystemErrorCode",
+]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUILD_SECONDS_MAX = 900
@@ -57,11 +67,21 @@ def ours(our_files: FileDescriptorSet) -> Declarations:
 
 
 @pytest.fixture(scope="module")
-def theirs() -> Declarations:
+def older() -> Declarations:
+    """What the newest of the older clients declares."""
+    script = "import sys; from modal_proto import api_pb2 as api; " \
+             "sys.stdout.buffer.write(api.DESCRIPTOR.serialized_pb)"
+    done = subprocess.run([python_of(VERSIONS[-1]), "-c", script], capture_output=True, check=True)
+    return Declarations.of([FileDescriptorProto.FromString(done.stdout)])
+
+
+@pytest.fixture(scope="module")
+def theirs(older: Declarations) -> Declarations:
     modules = (api_pb2, task_command_router_pb2)
-    return Declarations.of(
+    newest = Declarations.of(
         FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb) for module in modules
     )
+    return newest.completed(older, DROPPED)
 
 
 def test_declarations_agree(ours: Declarations, theirs: Declarations) -> None:

@@ -19,6 +19,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     need_root("`cargo xtask test`")?;
     packages::install(workspace, Use::Tests)?;
     let venv = Venv::make(workspace)?;
+    Venv::make_older(workspace)?;
     js::install(workspace)?;
     check::run(workspace)?;
     // The wire crate's conformance test imports the client.

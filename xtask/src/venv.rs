@@ -1,4 +1,5 @@
-//! The client's Python environment: `target/venv`, made of `tests/requirements.txt`.
+//! The client's Python environments: `target/venv`, made of `tests/requirements.txt`, and those of
+//! its older releases.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::workspace::Workspace;
 
-/// A Python environment that holds what `tests/requirements.txt` names.
+/// A Python environment.
 #[derive(Debug)]
 pub(crate) struct Venv {
     dir: PathBuf,
@@ -16,25 +17,43 @@ pub(crate) struct Venv {
 
 impl Venv {
     /// Makes the environment, or finds it as it was made.
-    ///
+    pub(crate) fn make(workspace: &Workspace) -> Result<Self> {
+        let list = workspace.root.join("tests/requirements.txt");
+        let list = fs::read_to_string(&list).with_context(|| format!("no {}", list.display()))?;
+        Self::make_in(workspace, workspace.target.join("venv"), &list)
+    }
+
+    /// The same for each of the older releases of the client that `tests/older/versions.txt`
+    /// names, in `target/older-clients`.
+    pub(crate) fn make_older(workspace: &Workspace) -> Result<()> {
+        let list = workspace.root.join("tests/older/versions.txt");
+        let list = fs::read_to_string(&list).with_context(|| format!("no {}", list.display()))?;
+        for version in list.split_whitespace() {
+            let dir = workspace.target.join("older-clients").join(version);
+            Self::make_in(workspace, dir, &format!("modal=={version}\n"))?;
+        }
+        Ok(())
+    }
+
     /// The system's own interpreter is taken: containers get the same minor version as their
     /// caller, and Debian has base images for its own.
-    pub(crate) fn make(workspace: &Workspace) -> Result<Self> {
-        let venv = Self { dir: workspace.target.join("venv") };
+    fn make_in(workspace: &Workspace, dir: PathBuf, requirements: &str) -> Result<Self> {
+        let venv = Self { dir };
         let python = system_python();
-        let list = workspace.root.join("tests/requirements.txt");
-        let wanted = fs::read_to_string(&list).with_context(|| format!("no {}", list.display()))?;
-        let wanted = format!("# {}\n{wanted}", version(&python)?);
+        let wanted = format!("# {}\n{requirements}", version(&python)?);
         let stamp = venv.dir.join("requirements.txt");
         if fs::read_to_string(&stamp).is_ok_and(|made| made == wanted) {
             return Ok(venv);
         }
-        println!("the client's Python environment is made: {}", venv.dir.display());
+        println!("a Python environment of the client is made: {}", venv.dir.display());
         workspace.run(Command::new(&python).args(["-m", "venv", "--clear"]).arg(&venv.dir))?;
+        let list = venv.dir.join("wanted.txt");
+        fs::write(&list, wanted)?;
         let mut pip = Command::new(venv.program("python"));
         pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]);
         workspace.run(pip.arg(&list))?;
-        fs::write(&stamp, wanted)?;
+        // Only what is whole has this name.
+        fs::rename(&list, &stamp)?;
         Ok(venv)
     }
 

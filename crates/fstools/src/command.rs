@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
 
 use crate::failure::Failure;
-use crate::limits::TIMEOUT_SECS_MAX;
+use crate::handles::Mode;
+use crate::limits::{HANDLE_BYTES_MAX, TIMEOUT_SECS_MAX};
 use crate::names;
+use crate::positions::Span;
 use crate::watch::EventType;
 
 /// A command and its arguments. What may be missing stands for what older clients meant.
@@ -48,9 +50,97 @@ pub(crate) enum Command {
         #[serde(default, deserialize_with = "timeout")]
         timeout_secs: Option<f64>,
     },
+    /// A JSON object with the names in a folder, sorted.
+    ListNames { path: RemotePath },
+    /// Opens a file and keeps it open, as `handle`.
+    OpenFile { path: RemotePath, mode: Mode, handle: Handle },
+    /// So many bytes from the open file's position on, or all that are left, go to stdout.
+    ReadOn {
+        handle: Handle,
+        #[serde(default)]
+        count: Option<u64>,
+    },
+    /// A line from the open file's position on goes to stdout.
+    ReadLine { handle: Handle },
+    /// Stdin, until its end, is written at the open file's position.
+    WriteOn { handle: Handle },
+    /// What was written to the open file is put on the disk.
+    Flush { handle: Handle },
+    /// Moves the open file's position.
+    Seek { handle: Handle, offset: i64, whence: Whence },
+    /// Takes bytes out of the open file.
+    DeleteBytes { handle: Handle, span: Span },
+    /// Puts stdin in the place of bytes of the open file.
+    ReplaceBytes { handle: Handle, span: Span },
+    /// Closes the open file.
+    CloseFile { handle: Handle },
+    /// Holds stdin open for those that connect to stdout: what `OpenFile` leaves behind.
+    HoldFile,
+}
+
+/// From where a position is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+pub(crate) enum Whence {
+    Start,
+    Current,
+    End,
+}
+
+/// The name of an open file: whoever opens it chooses one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Handle(String);
+
+impl fmt::Display for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Handle {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        if text.is_empty() || text.len() > HANDLE_BYTES_MAX || !plain {
+            return Err(D::Error::custom("a handle is letters, digits and `-`"));
+        }
+        Ok(Self(text))
+    }
+}
+
+impl<'de> Deserialize<'de> for Mode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).ok_or_else(|| {
+            D::Error::custom(format!("mode {text:?} is none of r, w, a and x, with + and b"))
+        })
+    }
 }
 
 impl Command {
+    /// The path that it is about; one on an open file has none.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::ReadFile { path }
+            | Self::WriteFile { path }
+            | Self::ListFiles { path }
+            | Self::Stat { path }
+            | Self::MakeDirectory { path, .. }
+            | Self::Remove { path, .. }
+            | Self::Watch { path, .. }
+            | Self::ListNames { path }
+            | Self::OpenFile { path, .. } => Some(path),
+            Self::ReadOn { .. }
+            | Self::ReadLine { .. }
+            | Self::WriteOn { .. }
+            | Self::Flush { .. }
+            | Self::Seek { .. }
+            | Self::DeleteBytes { .. }
+            | Self::ReplaceBytes { .. }
+            | Self::CloseFile { .. }
+            | Self::HoldFile => None,
+        }
+    }
+
     /// Reads a command.
     ///
     /// # Errors
@@ -133,6 +223,15 @@ mod tests {
                 r#"{"MakeDirectory": {"path": "/a", "parents": true}}"#,
                 Command::MakeDirectory { path: path("/a"), parents: true },
             ),
+            (
+                r#"{"OpenFile":{"path":"/a","mode":"rb+","handle":"f-1"}}"#,
+                Command::OpenFile {
+                    path: path("/a"),
+                    mode: Mode::parse("r+").expect("it is one"),
+                    handle: Handle("f-1".into()),
+                },
+            ),
+            (r#""HoldFile""#, Command::HoldFile),
             (r#"{"Remove":{"path":"/a"}}"#, Command::Remove { path: path("/a"), recursive: false }),
             (
                 r#"{"Watch":{"path":"/a","recursive":true,"filter":["Modify","RenameTo"],
@@ -172,6 +271,9 @@ mod tests {
             (r#"{"Stat":{"path":""}}"#, "absolute"),
             (r#"{"Stat":{"path":"/a\u0000b"}}"#, "NUL"),
             (r#"{"Stat":{"path":"/\ud800"}}"#, "Unicode"),
+            (r#"{"OpenFile":{"path":"/a","mode":"q","handle":"f"}}"#, "mode"),
+            (r#"{"OpenFile":{"path":"/a","mode":"r","handle":"../f"}}"#, "handle"),
+            (r#"{"CloseFile":{"handle":""}}"#, "handle"),
             (r#"{"Watch":{"path":"/a","filter":["Delete"]}}"#, "unknown variant `Delete`"),
             (r#"{"Watch":{"path":"/a","timeout_secs":-1}}"#, "timeout_secs"),
             (r#"{"Watch":{"path":"/a","timeout_secs":1e300}}"#, "timeout_secs"),

@@ -1,7 +1,6 @@
 //! What goes wrong, as clients read it: a kind, a message, and a detail for their debug logs.
 
 use std::io;
-use std::path::Path;
 
 use rustix::io::Errno;
 
@@ -28,6 +27,12 @@ pub(crate) enum Kind {
     /// Something is mounted there.
     Busy,
     InvalidCommand,
+    /// What is asked for does not fit the open file.
+    Invalid,
+    /// The handle is of no open file.
+    NotOpen,
+    /// No further file can be held open.
+    TooMany,
     Io,
 }
 
@@ -46,6 +51,9 @@ impl Kind {
             Self::InvalidPath => "InvalidPath",
             Self::Busy => "Busy",
             Self::InvalidCommand => "InvalidCommand",
+            Self::Invalid => "Invalid",
+            Self::NotOpen => "NotOpen",
+            Self::TooMany => "TooMany",
             Self::Io => "Io",
         }
     }
@@ -68,6 +76,7 @@ impl Kind {
             }
             Command::Remove { .. } => &[NotFound, DirectoryNotEmpty, PermissionDenied],
             Command::Watch { .. } => &[NotFound, PermissionDenied],
+            _ => &[],
         };
         shown.contains(&self)
     }
@@ -132,9 +141,13 @@ impl Failure {
     }
 
     /// The failure as the client of `command` will show it: with the path exactly once.
-    pub(crate) fn said_to_client(mut self, command: &Command, path: &Path) -> Self {
+    pub(crate) fn said_to_client(mut self, command: &Command) -> Self {
+        let Some(path) = command.path() else { return self };
         if !self.kind.is_shown_with_path(command) {
             self.message = format!("{}: {}", self.message, path.display());
+        }
+        if !self.detail.is_empty() {
+            self.detail = format!("{}: {}", self.detail, path.display());
         }
         self
     }

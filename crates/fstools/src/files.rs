@@ -61,7 +61,7 @@ pub(crate) fn read(path: &Path) -> Result<(), Failure> {
     }
 }
 
-fn no_file() -> Failure {
+pub(crate) fn no_file() -> Failure {
     Failure::new(Kind::NotAFile, "this is a device, a pipe or a socket, not a file")
 }
 

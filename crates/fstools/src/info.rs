@@ -24,6 +24,21 @@ pub(crate) fn stat(path: &Path) -> Result<(), Failure> {
 
 /// Describes the entries of a folder, sorted by their names; a link in `path` is followed.
 pub(crate) fn list(path: &Path) -> Result<(), Failure> {
+    let names = names_in(path)?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    write_entries(&mut out, path, &names).and_then(|()| out.flush()).map_err(Failure::of)
+}
+
+/// Tells the names of the entries of a folder.
+pub(crate) fn list_names(path: &Path) -> Result<(), Failure> {
+    let names = names_in(path)?;
+    let names: Vec<String> = names.iter().map(|name| quoted(name.as_bytes())).collect();
+    let json = format!("{{\"paths\":[{}]}}\n", names.join(","));
+    io::stdout().write_all(json.as_bytes()).map_err(Failure::of)
+}
+
+/// The names in a folder, sorted.
+fn names_in(path: &Path) -> Result<Vec<OsString>, Failure> {
     let mut names: Vec<OsString> = Vec::new();
     for entry in fs::read_dir(path).map_err(Failure::of)? {
         names.push(entry.map_err(Failure::of)?.file_name());
@@ -33,8 +48,7 @@ pub(crate) fn list(path: &Path) -> Result<(), Failure> {
         }
     }
     names.sort_unstable();
-    let mut out = BufWriter::new(io::stdout().lock());
-    write_entries(&mut out, path, &names).and_then(|()| out.flush()).map_err(Failure::of)
+    Ok(names)
 }
 
 fn write_entries(out: &mut impl Write, folder: &Path, names: &[OsString]) -> io::Result<()> {

@@ -1,7 +1,7 @@
 //! The file tool of sandboxes. A client runs it in the sandbox like any other program, with one
 //! argument, a command as JSON; the answer is on stdout, and a failure is JSON on stderr and exit
 //! code 1. What clients send and understand was read in the Python client 1.6.4 and the JavaScript
-//! client 0.11.1.
+//! client 0.11.1. Those on open files the server sends for clients until 1.4.3.
 //!
 //! It is linked statically and needs nothing of the image: no libc, no shell, no user database.
 //! Paths are those that the sandbox sees, because it runs inside.
@@ -10,10 +10,12 @@ mod command;
 mod failure;
 mod files;
 mod folders;
+mod handles;
 mod info;
 mod limits;
 mod names;
 mod owners;
+mod positions;
 mod stream;
 mod watch;
 
@@ -40,17 +42,28 @@ pub fn run(arguments: &[OsString]) -> Result<(), Failure> {
             return Err(Failure::command(what));
         }
     };
-    let (done, path) = match &command {
-        Command::ReadFile { path } => (files::read(path), path),
-        Command::WriteFile { path } => (files::write(path), path),
-        Command::ListFiles { path } => (info::list(path), path),
-        Command::Stat { path } => (info::stat(path), path),
-        Command::MakeDirectory { path, parents } => (folders::make(path, *parents), path),
-        Command::Remove { path, recursive } => (folders::remove(path, *recursive), path),
+    let done = match &command {
+        Command::ReadFile { path } => files::read(path),
+        Command::WriteFile { path } => files::write(path),
+        Command::ListFiles { path } => info::list(path),
+        Command::Stat { path } => info::stat(path),
+        Command::MakeDirectory { path, parents } => folders::make(path, *parents),
+        Command::Remove { path, recursive } => folders::remove(path, *recursive),
         Command::Watch { path, recursive, filter, timeout_secs } => {
             let wanted = watch::Wanted { recursive: *recursive, filter: filter.as_deref() };
-            (watch::run(path, wanted, *timeout_secs), path)
+            watch::run(path, wanted, *timeout_secs)
         }
+        Command::ListNames { path } => info::list_names(path),
+        Command::OpenFile { path, mode, handle } => handles::open(path, *mode, handle),
+        Command::ReadOn { handle, count } => positions::read(handle, *count),
+        Command::ReadLine { handle } => positions::read_line(handle),
+        Command::WriteOn { handle } => positions::write(handle),
+        Command::Flush { handle } => positions::flush(handle),
+        Command::Seek { handle, offset, whence } => positions::seek(handle, *offset, *whence),
+        Command::DeleteBytes { handle, span } => positions::delete(handle, *span),
+        Command::ReplaceBytes { handle, span } => positions::replace(handle, *span),
+        Command::CloseFile { handle } => handles::close(handle),
+        Command::HoldFile => handles::hold(),
     };
-    done.map_err(|failure| failure.said_to_client(&command, path))
+    done.map_err(|failure| failure.said_to_client(&command))
 }

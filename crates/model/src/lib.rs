@@ -16,6 +16,7 @@ pub mod retry;
 pub mod router_token;
 pub mod sandbox;
 pub mod spec;
+pub mod text;
 pub mod time;
 
 pub use ids::{

@@ -1,4 +1,4 @@
-//! The images of sandboxes' workspaces, as the worker asks the plane for them.
+//! The images and secrets of sandboxes' workspaces, as the worker asks the plane for them.
 
 use std::sync::Arc;
 
@@ -37,4 +37,26 @@ impl router::Shelf for Shelf {
             })
         })
     }
+}
+
+/// How the command router looks up what `exec` is given by name.
+pub(crate) fn secrets(plane: &Arc<Plane>) -> Arc<router::SecretsFn> {
+    let plane = plane.clone();
+    Arc::new(move |task, ids| {
+        let plane = plane.clone();
+        Box::pin(async move {
+            let mut found = Vec::with_capacity(ids.len());
+            for id in ids {
+                // One at a time: what stands between them in the request is kept in its place.
+                let secret = plane.secrets_for(&task, std::slice::from_ref(&id)).await;
+                match secret.map_err(Refusal::from)? {
+                    Some(Ok(variables)) => found.push(variables),
+                    Some(Err(_)) | None => {
+                        return Err(Refusal::not_found("secret", id).into());
+                    }
+                }
+            }
+            Ok(found)
+        })
+    })
 }

@@ -13,9 +13,14 @@ use gateway::visits::{Dial, Visits};
 use gateway::{Speech, tls::Identity};
 use model::TaskId;
 use plane::Plane;
-use plane::sandboxes::{Opening, Piece, Reach, Unwritable};
+use plane::sandboxes::{Opening, Piece, Reach, Taken, Unwritable};
 use tokio::sync::watch;
+use tonic::Status;
+use tonic::body::Body;
+use tower::ServiceExt;
 use worker::Worker;
+
+use crate::shelf::{Shelf, secrets};
 
 /// All ways into sandboxes. The plane holds it, so it holds neither plane nor worker: both end
 /// before it does.
@@ -24,6 +29,7 @@ pub(crate) struct Ways {
     visits: Visits,
     tunnels: Tunnels,
     connects: Connects,
+    plane: Weak<Plane>,
     worker: Weak<Worker>,
 }
 
@@ -40,8 +46,9 @@ impl Ways {
         let visits = Visits::new(dial(worker.clone()));
         let tunnels = Tunnels::new(visits.clone(), ports, identity);
         let plane = Arc::downgrade(plane);
+        let of_tokens = plane.clone();
         let resolve = Arc::new(move |token: String| {
-            let plane = plane.clone();
+            let plane = of_tokens.clone();
             async move {
                 let plane = plane.upgrade()?;
                 find(&plane, &token).await
@@ -49,7 +56,7 @@ impl Ways {
             .boxed()
         });
         let connects = Connects::new(visits.clone(), ports, speech, resolve);
-        Self { visits, tunnels, connects, worker }
+        Self { visits, tunnels, connects, plane, worker }
     }
 
     /// Closes all of them.
@@ -124,12 +131,35 @@ impl Reach for Ways {
     }
 
     fn write(&self, piece: Piece) -> BoxFuture<'_, Result<(), Unwritable>> {
-        let Piece { task, index, data, eof } = piece;
+        let Piece { task, exec, index, data, eof } = piece;
         async move {
             let worker = self.worker.upgrade();
             let worker = worker.ok_or_else(|| Unwritable("the server ends".into()))?;
-            let written = worker.write_stdin(&task, index, data, eof).await;
+            let written = worker.write_stdin(&task, exec, index, data, eof).await;
             written.map_err(|error| Unwritable(error.to_string()))
+        }
+        .boxed()
+    }
+
+    fn ask(&self, request: http::Request<Body>) -> BoxFuture<'_, http::Response<Body>> {
+        let (Some(plane), Some(worker)) = (self.plane.upgrade(), self.worker.upgrade()) else {
+            let ending = Status::unavailable("the server ends");
+            return async move { ending.into_http() }.boxed();
+        };
+        let router = worker::router::service(&worker, secrets(&plane), Arc::new(Shelf(plane)));
+        async move {
+            let answered = router.oneshot(request.map(axum::body::Body::new)).await;
+            answered.unwrap_or_else(|never| match never {}).map(Body::new)
+        }
+        .boxed()
+    }
+
+    fn taken(&self, task: TaskId, exec: String) -> BoxFuture<'_, Result<Taken, String>> {
+        async move {
+            let worker = self.worker.upgrade().ok_or("the server ends")?;
+            let taken = worker.stdout_taken(&task, &exec).await;
+            let (bytes, readers) = taken.map_err(|error| error.to_string())?;
+            Ok(Taken { bytes, readers })
         }
         .boxed()
     }

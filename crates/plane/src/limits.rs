@@ -285,3 +285,19 @@ pub const CONNECT_METADATA_BYTES_MAX: usize = 4 << 10;
 
 /// One write to a sandbox's standard input: the client sends 2 MiB (modal 1.6.4).
 pub const STDIN_BYTES_MAX: usize = 4 << 20;
+
+/// How long the beginning of a character is held back for its rest, in what a program prints:
+/// older clients decode each piece by itself.
+pub const TORN_HELD_MAX: Duration = Duration::from_secs(2);
+
+/// How long it may take until the end of a sandbox that is seen is also written down.
+pub const SANDBOX_END_TOLD_MAX: Duration = Duration::from_secs(5);
+
+/// One write to a file of a sandbox: older clients send no more (modal 1.0.5).
+pub const FILE_WRITE_BYTES_MAX: usize = 16 << 20;
+
+/// What is read of the file tool's words about a failure.
+pub const FAILURE_BYTES_MAX: usize = 64 << 10;
+
+/// How long a watch of a sandbox's files goes on while nobody reads it.
+pub const WATCH_REOPENED_MAX: Duration = Duration::from_secs(30);

@@ -1,6 +1,6 @@
-//! The names of every rpc of both services of the newest client (1.6.4), served here or not. A
-//! table of rpcs compares itself with these lists, so that an rpc is either served or declined with
-//! a reason.
+//! The names of every rpc of both services of the newest client (1.6.4), served here or not, and of
+//! those that older clients have and it has not, where they are served. A table of rpcs compares
+//! itself with these lists, so that an rpc is either served or declined with a reason.
 
 /// Every rpc of [`crate::CLIENT_SERVICE`], in the order of the alphabet.
 #[rustfmt::skip]
@@ -19,8 +19,9 @@ pub const CLIENT: &[&str] = &[
     "ClientHello",
     "ClusterGet", "ClusterList", "ClusterReservationList",
     "ContainerCheckpoint", "ContainerExec", "ContainerExecGetOutput", "ContainerExecPutInput",
-    "ContainerExecWait", "ContainerFilesystemExec", "ContainerHeartbeat", "ContainerHello",
-    "ContainerLog", "ContainerReloadVolumes", "ContainerServerLifecycleReady", "ContainerStop",
+    "ContainerExecWait", "ContainerFilesystemExec", "ContainerFilesystemExecGetOutput",
+    "ContainerHeartbeat", "ContainerHello", "ContainerLog", "ContainerReloadVolumes",
+    "ContainerServerLifecycleReady", "ContainerStop",
     "CurlGetAuthToken",
     "DictClear", "DictContains", "DictContents", "DictDelete", "DictGet", "DictGetById",
     "DictGetOrCreate", "DictHeartbeat", "DictLen", "DictList", "DictPop", "DictUpdate",

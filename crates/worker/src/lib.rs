@@ -32,7 +32,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 pub use door::Doors;
 pub use networks::Networks;
-pub use sandbox::Unwritten;
+pub use sandbox::Unreached;
 pub use sandbox::adopt::{layers_to_keep, networks_to_keep};
 
 /// The control group below which every container has its own.

@@ -119,8 +119,12 @@ pub(crate) const INPUT_MESSAGE_BYTES_MAX: usize = 4 << 20;
 pub(crate) const INPUT_HEAD_BYTES_MAX: u64 = 4 << 10;
 /// Programs that run in one sandbox beside its own, at the same time.
 pub(crate) const EXECS_MAX: usize = 2_048;
-/// Ended programs of one sandbox of which is known how they ended.
+/// Ended programs of one sandbox whose output is kept.
 pub(crate) const EXECS_ENDED_MAX: usize = 4_096;
+/// Ended programs of one sandbox of which is known how they ended.
+pub(crate) const EXECS_KNOWN_MAX: usize = 16_384;
+/// How long is known how a program ended: the longest life of a sandbox.
+pub(crate) const EXEC_END_KEPT_MAX: Duration = Duration::from_secs(86_400);
 /// How long the output of an ended program is kept once it was read to its end.
 pub(crate) const EXEC_READ_KEPT_MAX: Duration = Duration::from_secs(120);
 /// How long the output of an ended program is kept that nobody reads.

@@ -3,6 +3,7 @@
 
 mod files;
 mod folders;
+mod handles;
 mod info;
 mod tool;
 mod watch;

@@ -26,7 +26,7 @@ use crate::config::Serve;
 use crate::data::{Access, Data, PYTHONS, Token};
 use crate::reach::Reach;
 use crate::say;
-use crate::shelf::Shelf;
+use crate::shelf::{Shelf, secrets};
 use crate::ways::Ways;
 
 /// The port at which a container finds its own blobs, on its own loopback address.
@@ -273,28 +273,6 @@ fn door_routes(plane: &Arc<Plane>, tables: &Arc<[RpcTable]>) -> Routes {
             Some(routes(&plane, &tables, transport))
         })
     }))
-}
-
-/// How the command router looks up what `exec` is given by name.
-fn secrets(plane: &Arc<Plane>) -> Arc<worker::router::SecretsFn> {
-    let plane = plane.clone();
-    Arc::new(move |task, ids| {
-        let plane = plane.clone();
-        Box::pin(async move {
-            let mut found = Vec::with_capacity(ids.len());
-            for id in ids {
-                // One at a time: what stands between them in the request is kept in its place.
-                let secret = plane.secrets_for(&task, std::slice::from_ref(&id)).await;
-                match secret.map_err(plane::api::refusal::Refusal::from)? {
-                    Some(Ok(variables)) => found.push(variables),
-                    Some(Err(_)) | None => {
-                        return Err(plane::api::refusal::Refusal::not_found("secret", id).into());
-                    }
-                }
-            }
-            Ok(found)
-        })
-    })
 }
 
 /// Takes no work, ends containers, closes files.

@@ -43,9 +43,8 @@ const CLIENT: &[(&str, &[&str])] = &[
     ("snapshots of a container's memory are not served", &[
         "ContainerCheckpoint",
     ]),
-    ("commands run at the command router, in sandboxes: use a newer client", &[
-        "ContainerExec", "ContainerExecGetOutput", "ContainerExecPutInput", "ContainerExecWait",
-        "ContainerFilesystemExec", "FunctionStartPtyShell",
+    ("shells in containers of functions are not served yet: use a sandbox", &[
+        "FunctionStartPtyShell",
     ]),
     ("a container's output is taken from its streams", &[
         "ContainerLog",
@@ -110,8 +109,8 @@ const CLIENT: &[(&str, &[&str])] = &[
     ("sandboxes leave no snapshot when they end: call snapshot_filesystem() before", &[
         "SandboxGetExitSnapshot", "SandboxGetExitSnapshotV2",
     ]),
-    ("snapshots of files are made at the command router: use a newer client", &[
-        "SandboxSnapshotFs", "SandboxSnapshotFsAsync", "SandboxSnapshotFsAsyncGet",
+    ("a snapshot of files is waited for: use snapshot_filesystem()", &[
+        "SandboxSnapshotFsAsync", "SandboxSnapshotFsAsyncGet",
     ]),
     ("requests are not changed on their way out: use allow lists of addresses and names", &[
         "SandboxSetOutboundPolicy", "SandboxSetOutboundPolicyV2",

@@ -255,12 +255,13 @@ pub(super) async fn get_or_create(
     Ok(pb::ImageGetOrCreateResponse { image_id: image.id.into(), result, metadata })
 }
 
-fn success() -> pb::GenericResult {
+pub(super) fn success() -> pb::GenericResult {
     let status = pb::generic_result::GenericStatus::Success as i32;
     pb::GenericResult { status, ..pb::GenericResult::default() }
 }
 
-fn metadata(image: &Image) -> pb::ImageMetadata {
+/// What a client learns of an image that is ready.
+pub(super) fn metadata(image: &Image) -> pb::ImageMetadata {
     let python = image.content.as_ref().and_then(|content| content.python);
     pb::ImageMetadata {
         python_version_info: python.map(|(major, minor)| format!("{major}.{minor}")),

@@ -38,6 +38,9 @@ pub enum Refusal {
     /// The time is up.
     #[error("{0}")]
     TooLate(String),
+    /// What another service of ours has said.
+    #[error("{}", .0.message())]
+    Passed(Box<Status>),
     /// A fault of ours: the chain goes to the log, the caller gets a reference.
     #[error("internal error")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -57,6 +60,12 @@ impl Refusal {
     /// A fault of ours.
     pub fn internal(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Internal(source.into())
+    }
+}
+
+impl From<Status> for Refusal {
+    fn from(status: Status) -> Self {
+        Self::Passed(Box::new(status))
     }
 }
 
@@ -88,6 +97,7 @@ impl From<Refusal> for Status {
             Refusal::Denied(_) => Self::permission_denied(text),
             Refusal::Unserved(_) => Self::unimplemented(text),
             Refusal::TooLate(_) => Self::deadline_exceeded(text),
+            Refusal::Passed(status) => *status,
             Refusal::Internal(source) => {
                 let reference: u32 = rand::random();
                 tracing::error!(

@@ -108,6 +108,14 @@ pub fn client_rows() -> RpcTable {
         .definition(SandboxCreateConnectToken, MEMBER,   sandboxes::connect_token)
         .stream(SandboxGetLogs,               MEMBER,    sandboxes::get_logs)
         .unary (SandboxStdinWrite,            MEMBER,    sandboxes::write_stdin)
+        .definition(SandboxSnapshotFs,        MEMBER,    sandboxes::snapshot_fs)
+        // Programs and files in sandboxes, for clients that know no command router
+        .definition(ContainerExec,            MEMBER,    sandboxes::exec)
+        .stream(ContainerExecGetOutput,       MEMBER,    sandboxes::exec_output)
+        .unary (ContainerExecPutInput,        MEMBER,    sandboxes::exec_put_input)
+        .unary (ContainerExecWait,            MEMBER,    sandboxes::exec_wait)
+        .definition(ContainerFilesystemExec,  MEMBER,    sandboxes::filesystem_exec)
+        .stream(ContainerFilesystemExecGetOutput, MEMBER, sandboxes::filesystem_output)
         // Containers of both kinds
         .unary (TaskList,                     MEMBER,    tasks::list)
         .unary (TaskGetInfo,                  MEMBER,    tasks::info)

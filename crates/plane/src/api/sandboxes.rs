@@ -4,11 +4,16 @@
 mod access;
 mod create;
 mod definition;
+mod execs;
+mod file_output;
+mod files;
+mod inside;
 mod labels;
 mod life;
 mod lists;
 mod network;
 mod outcome;
+mod snapshot;
 mod streams;
 
 use model::SandboxId;
@@ -19,10 +24,13 @@ use super::refusal::Refusal;
 
 pub(super) use access::{connect_token, router_access, task_router_access, tunnels};
 pub(super) use create::{create, create_v2};
+pub(super) use execs::{exec, exec_output, exec_put_input, exec_wait};
+pub(super) use files::{filesystem_exec, filesystem_output};
 pub(super) use labels::{get_tags, set_name, set_tags};
 pub(super) use life::{from_name, task_id, terminate, wait};
 pub(super) use lists::list;
 pub(super) use outcome::result;
+pub(super) use snapshot::snapshot_fs;
 pub(super) use streams::{get_logs, write_stdin};
 
 /// Finds a sandbox of the caller's.

@@ -1,14 +1,17 @@
 //! What is done to a living sandbox beside orders, by parts of the server that the plane does not
-//! know: the gateway opens its ports, the worker writes to its standard input.
+//! know: the gateway opens its ports, the worker writes to its standard input and has the command
+//! router.
 
 use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use http::{Request, Response};
 use ipnet::IpNet;
 use model::TaskId;
 use model::sandbox::OpenPort;
+use tonic::body::Body;
 
 use crate::Plane;
 
@@ -30,6 +33,8 @@ pub struct Opening {
 pub struct Piece {
     /// The container.
     pub task: TaskId,
+    /// The program that was started in it; none is the container's own.
+    pub exec: Option<String>,
     /// Its number among the writes of one client, from 1: the same again is written once.
     pub index: u32,
     /// The bytes.
@@ -43,6 +48,15 @@ pub struct Piece {
 #[error("{0}")]
 pub struct Unwritable(pub String);
 
+/// How far the standard output of a program in a sandbox was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taken {
+    /// Bytes that the furthest reader has taken.
+    pub bytes: u64,
+    /// How many read now.
+    pub readers: usize,
+}
+
 /// The way to a living sandbox.
 pub trait Reach: Send + Sync + std::fmt::Debug {
     /// Opens a port. Answers with the machine's.
@@ -51,8 +65,14 @@ pub trait Reach: Send + Sync + std::fmt::Debug {
     /// Closes the ports of a container that has ended.
     fn close(&self, task: &TaskId);
 
-    /// Writes to the standard input of the entrypoint.
+    /// Writes to the standard input of the entrypoint, or of a program.
     fn write(&self, piece: Piece) -> BoxFuture<'_, Result<(), Unwritable>>;
+
+    /// Asks the command router: a request as a client sends it, with a token for one container.
+    fn ask(&self, request: Request<Body>) -> BoxFuture<'_, Response<Body>>;
+
+    /// How far the standard output of a program was read; the error is for whoever reads it.
+    fn taken(&self, task: TaskId, exec: String) -> BoxFuture<'_, Result<Taken, String>>;
 }
 
 impl Plane {

@@ -10,6 +10,7 @@ pub(crate) fn foreign(ours: &Tenant, theirs: &Tenant) -> Vec<Case> {
     let mut cases = made_of(ours, theirs);
     cases.extend(lists(ours, theirs));
     cases.extend(containers(theirs));
+    cases.extend(inside(theirs));
     cases.extend(of_one(theirs));
     cases
 }
@@ -113,6 +114,51 @@ fn containers(theirs: &Tenant) -> Vec<Case> {
     cases
 }
 
+/// Programs and files inside, as older clients reach them.
+fn inside(theirs: &Tenant) -> Vec<Case> {
+    use pb::container_filesystem_exec_request::FileExecRequestOneof::FileLsRequest;
+    let task_id = || theirs.sandbox_task.to_string();
+    let exec_id = || format!("{}:p-1", task_id());
+    let list = pb::ContainerFileLsRequest { path: "/".into() };
+    vec![
+        case(
+            "ContainerExec",
+            pb::ContainerExecRequest {
+                task_id: task_id(),
+                command: vec!["true".into()],
+                ..Default::default()
+            },
+        ),
+        case(
+            "ContainerExecGetOutput",
+            pb::ContainerExecGetOutputRequest {
+                exec_id: exec_id(),
+                file_descriptor: pb::FileDescriptor::Stdout.into(),
+                ..Default::default()
+            },
+        ),
+        case(
+            "ContainerExecPutInput",
+            pb::ContainerExecPutInputRequest { exec_id: exec_id(), input: None },
+        ),
+        case(
+            "ContainerExecWait",
+            pb::ContainerExecWaitRequest { exec_id: exec_id(), timeout: 0.0 },
+        ),
+        case(
+            "ContainerFilesystemExec",
+            pb::ContainerFilesystemExecRequest {
+                task_id: task_id(),
+                file_exec_request_oneof: Some(FileLsRequest(list)),
+            },
+        ),
+        case(
+            "ContainerFilesystemExecGetOutput",
+            pb::ContainerFilesystemExecGetOutputRequest { exec_id: exec_id(), timeout: 0.0 },
+        ),
+    ]
+}
+
 /// Each rpc that names one sandbox, in both forms.
 fn of_one(theirs: &Tenant) -> Vec<Case> {
     let sandbox_id = || id(theirs);
@@ -146,6 +192,10 @@ fn of_one(theirs: &Tenant) -> Vec<Case> {
         case(
             "SandboxStdinWrite",
             pb::SandboxStdinWriteRequest { sandbox_id: sandbox_id(), ..Default::default() },
+        ),
+        case(
+            "SandboxSnapshotFs",
+            pb::SandboxSnapshotFsRequest { sandbox_id: sandbox_id(), timeout: 1.0 },
         ),
         case("SandboxTerminate", end()),
         case("SandboxTerminateV2", end()),

@@ -10,11 +10,12 @@ use model::resources::Capacity;
 use model::sandbox::SandboxStart;
 use model::spec::{BuildSpec, ImageContent};
 use model::*;
-use plane::sandboxes::{Opening, Piece, Reach, Unwritable};
+use plane::sandboxes::{Opening, Piece, Reach, Taken, Unwritable};
 use plane::{Api, reports};
 use store::images;
 use tokio::sync::mpsc;
 use tonic::Status;
+use tonic::body::Body;
 use wire::client as pb;
 use wire::rpc::client as names;
 
@@ -71,6 +72,14 @@ impl Reach for Ports {
             }
         }
         .boxed()
+    }
+
+    fn ask(&self, _: http::Request<Body>) -> BoxFuture<'_, http::Response<Body>> {
+        async { Status::unavailable("no sandbox runs here").into_http() }.boxed()
+    }
+
+    fn taken(&self, _: TaskId, exec: String) -> BoxFuture<'_, Result<Taken, String>> {
+        async move { Err(format!("no program {exec}")) }.boxed()
     }
 }
 

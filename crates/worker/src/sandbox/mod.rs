@@ -28,7 +28,7 @@ use crate::networks::Attached;
 use folder::{Folder, Record};
 use link::Link;
 
-pub use input::Unwritten;
+pub use input::Unreached;
 pub(crate) use inside::policy;
 pub(crate) use life::run;
 pub(crate) use snapshots::{Error as FilesError, Place};

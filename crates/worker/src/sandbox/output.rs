@@ -15,7 +15,7 @@ use super::link::Link;
 use super::{Sandbox, lock};
 use crate::Worker;
 use crate::limits::FOLLOW_PAUSE;
-use crate::task::{now, whole};
+use crate::task::now;
 
 /// The link as a client of gRPC takes it.
 #[derive(Debug, Clone)]
@@ -107,7 +107,7 @@ async fn report(
             true => message.data,
             false => [&*torn, &*message.data].concat().into(),
         };
-        torn = data.split_off(whole(&data));
+        torn = data.split_off(model::text::whole(&data));
         tell(data, end - torn.len() as u64).await;
     }
     tell(torn, end).await;

@@ -16,8 +16,8 @@ use tonic::body::Body;
 
 use super::life::{Life, Standing};
 use super::words::{
-    Assignment, Built, CONNECTIONS, END, ENDED, FREEZE, INPUT, PREPARE, Piece, STAND_BY, START,
-    STATE, State,
+    Assignment, Built, CONNECTIONS, END, ENDED, EXEC_INPUT, ExecPiece, FREEZE, INPUT, PREPARE,
+    Piece, STAND_BY, START, STATE, State, TAKEN, Taken,
 };
 use super::{rows, standstill};
 use crate::limits::SUPERVISOR_ORDER_BYTES_MAX;
@@ -142,6 +142,8 @@ impl Supervisor {
                 json(&())
             }
             INPUT => json(&write(&life()?, parse(&body)?).await?),
+            EXEC_INPUT => json(&write_exec(&life()?, parse(&body)?).await?),
+            TAKEN => json(&taken(&life()?, parse(&body)?).await?),
             FREEZE => {
                 let held = standstill::hold(life()?, self.standstill.clone()).await;
                 held.map_err(|status| conflict(status.message()))
@@ -234,6 +236,19 @@ async fn write(life: &Arc<Life>, piece: Piece) -> Result<(), Refused> {
     let _busy = life.activity().busy();
     let refused = |status: Status| conflict(status.message());
     life.own().stdin().map_err(refused)?.append(piece).await.map_err(refused)
+}
+
+async fn write_exec(life: &Arc<Life>, written: ExecPiece) -> Result<(), Refused> {
+    let refused = |status: Status| conflict(status.message());
+    let exec = life.execs().find(&written.exec).await.map_err(refused)?;
+    exec.stdin.append(written.piece).await.map_err(refused)
+}
+
+async fn taken(life: &Arc<Life>, exec: String) -> Result<Taken, Refused> {
+    let refused = |status: Status| conflict(status.message());
+    let spool = life.execs().find(&exec).await.and_then(|exec| exec.output(false));
+    let marks = spool.map_err(refused)?.map(|spool| spool.marks()).unwrap_or_default();
+    Ok(Taken { bytes: marks.taken, readers: marks.readers })
 }
 
 fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refused> {

@@ -17,10 +17,12 @@ use tonic::Status;
 
 use super::life::Life;
 use super::pump::{self, Stage, watched, watched_only};
+use super::running::{Running, Streams};
 use super::spool::Spool;
 use super::stdin::Stdin;
 use crate::limits::{
-    END_BEHIND_OUTPUT_MAX, EXEC_READ_KEPT_MAX, EXEC_UNREAD_KEPT_MAX, EXECS_ENDED_MAX, EXECS_MAX,
+    EXEC_END_KEPT_MAX, EXEC_READ_KEPT_MAX, EXEC_UNREAD_KEPT_MAX, EXECS_ENDED_MAX, EXECS_KNOWN_MAX,
+    EXECS_MAX,
 };
 
 /// What is to be started, checked.
@@ -55,16 +57,6 @@ pub(crate) enum Stderr {
     Kept,
     /// Where its standard output goes.
     Stdout,
-}
-
-/// A program that was started.
-#[derive(Debug)]
-pub(crate) struct Running {
-    stdout: Option<Arc<Spool>>,
-    stderr: Option<Arc<Spool>>,
-    /// Where it is written to.
-    pub(crate) stdin: Stdin,
-    exit: watch::Sender<Option<Exit>>,
 }
 
 type Outcome = Option<Result<Arc<Running>, Status>>;
@@ -166,7 +158,7 @@ impl Execs {
             let entries = self.lock();
             let outcomes = entries.values().map(|entry| entry.outcome.borrow().clone());
             let running = outcomes.filter_map(|outcome| outcome?.ok());
-            running.flat_map(|one| [one.stdout.clone(), one.stderr.clone()]).flatten().collect()
+            running.flat_map(|one| one.spools()).collect()
         };
         for spool in spools {
             let _ = spool.watch().wait_for(|marks| marks.readers == 0).await;
@@ -174,7 +166,8 @@ impl Execs {
     }
 }
 
-/// Forgets programs that ended long ago, and the oldest of too many.
+/// Forgets the output of programs that ended long ago, later also how they ended; and the oldest of
+/// too many.
 fn forget(entries: &mut HashMap<String, Entry>, now: Instant) {
     for entry in entries.values_mut() {
         if let Some((at, false)) = entry.ended
@@ -182,65 +175,61 @@ fn forget(entries: &mut HashMap<String, Entry>, now: Instant) {
         {
             entry.ended = Some((at.max(now), true));
         }
-    }
-    entries.retain(|_, entry| match entry.ended {
-        Some((at, true)) => now - at < EXEC_READ_KEPT_MAX,
-        Some((at, false)) => now - at < EXEC_UNREAD_KEPT_MAX,
-        None => true,
-    });
-    let mut ended: Vec<_> = entries
-        .iter()
-        .filter_map(|(id, entry)| Some((entry.ended?, id.clone())))
-        .map(|((at, read), id)| (!read, at, id))
-        .collect();
-    if ended.len() > EXECS_ENDED_MAX {
-        ended.sort();
-        for (_, _, id) in ended.iter().take(ended.len() - EXECS_ENDED_MAX) {
-            entries.remove(id);
+        let kept = |(at, is_read): (Instant, bool)| {
+            now - at < if is_read { EXEC_READ_KEPT_MAX } else { EXEC_UNREAD_KEPT_MAX }
+        };
+        if !entry.ended.is_none_or(kept) {
+            entry.forget_output();
         }
     }
+    // Of those that never ran there is no more to tell than that.
+    entries.retain(|_, entry| match entry.ended {
+        Some((at, _)) if entry.running().is_some() => now - at < EXEC_END_KEPT_MAX,
+        Some((at, _)) => now - at < EXEC_READ_KEPT_MAX,
+        None => true,
+    });
+    for id in oldest(entries, EXECS_ENDED_MAX, Entry::has_output) {
+        entries[&id].forget_output();
+    }
+    for id in oldest(entries, EXECS_KNOWN_MAX, |_| true) {
+        entries.remove(&id);
+    }
+}
+
+/// The ended ones of a kind that are more than `most`: those first of which less is lost.
+fn oldest(
+    entries: &HashMap<String, Entry>,
+    most: usize,
+    kind: impl Fn(&Entry) -> bool,
+) -> Vec<String> {
+    let ended = entries.iter().filter(|(_, entry)| kind(entry));
+    let ended = ended.filter_map(|(id, entry)| Some((entry, entry.ended?, id)));
+    let mut ended: Vec<_> =
+        ended.map(|(entry, (at, is_read), id)| (entry.has_output(), !is_read, at, id)).collect();
+    let more = ended.len().saturating_sub(most);
+    if more > 0 {
+        ended.sort();
+    }
+    ended.into_iter().take(more).map(|(_, _, _, id)| id.clone()).collect()
 }
 
 impl Entry {
+    fn running(&self) -> Option<Arc<Running>> {
+        self.outcome.borrow().as_ref()?.as_ref().ok().cloned()
+    }
+
     fn is_read(&self) -> bool {
-        let outcome = self.outcome.borrow();
-        let Some(Ok(running)) = outcome.as_ref() else { return true };
-        [&running.stdout, &running.stderr].into_iter().flatten().all(|spool| {
-            let marks = spool.marks();
-            marks.finished && marks.readers == 0 && marks.taken == marks.end
-        })
-    }
-}
-
-impl Running {
-    /// One of its streams.
-    ///
-    /// # Errors
-    /// If it is not kept.
-    pub(crate) fn output(&self, is_stderr: bool) -> Option<&Arc<Spool>> {
-        if is_stderr { self.stderr.as_ref() } else { self.stdout.as_ref() }
+        self.running().is_none_or(|running| running.is_read())
     }
 
-    /// How it ended, if it has.
-    pub(crate) fn exit(&self) -> Option<Exit> {
-        *self.exit.borrow()
+    fn has_output(&self) -> bool {
+        self.running().is_some_and(|running| running.has_output())
     }
 
-    /// Waits a moment for those that read its output, after its end.
-    pub(crate) async fn output_read(&self) {
-        let all = async {
-            for spool in [&self.stdout, &self.stderr].into_iter().flatten() {
-                spool.read_out().await;
-            }
-        };
-        let _ = tokio::time::timeout(END_BEHIND_OUTPUT_MAX, all).await;
-    }
-
-    /// Waits for its end for a while.
-    pub(crate) async fn ended_within(&self, time: Duration) -> Option<Exit> {
-        let mut exit = self.exit.subscribe();
-        let ended = tokio::time::timeout(time, exit.wait_for(Option::is_some)).await;
-        ended.ok()?.ok().and_then(|exit| *exit)
+    fn forget_output(&self) {
+        if let Some(running) = self.running() {
+            running.forget_output();
+        }
     }
 }
 
@@ -284,9 +273,7 @@ async fn run(life: Arc<Life>, id: String, program: Program, tell: watch::Sender<
     // What the program has started lives on.
     drop(exec);
     stage.send_replace(Stage::Ended);
-    running.exit.send_replace(Some(exit));
-    // Whoever is told that stdin is closed may ask at once how the program ended.
-    running.stdin.end();
+    running.end(exit);
     life.execs().mark_ended(&id);
     drop((busy, running));
     let all = async { while pumps.join_next().await.is_some() {} };
@@ -301,7 +288,6 @@ async fn run(life: Arc<Life>, id: String, program: Program, tell: watch::Sender<
 }
 
 async fn start(life: &Arc<Life>, program: Program) -> Result<(Exec, Running, Outputs), Status> {
-    let exit = watch::Sender::new(None);
     if let Some((rows, columns)) = program.terminal {
         let exec = life.exec(program.process, ExecIo::Terminal { rows, columns }).await?;
         let terminal = exec.terminal().ok_or_else(|| failed("the terminal is missing"))?;
@@ -314,20 +300,16 @@ async fn start(life: &Arc<Life>, program: Program) -> Result<(Exec, Running, Out
         stderr.finish();
         let stdin = Stdin::new(terminal.clone(), true);
         let outputs = vec![(terminal, stdout.clone())];
-        let running = Running { stdout: Some(stdout), stderr: Some(stderr), stdin, exit };
-        return Ok((exec, running, outputs));
+        let streams = Streams { stdout: Some(stdout), stderr: Some(stderr) };
+        return Ok((exec, Running::new(streams, stdin), outputs));
     }
-    let (stdio, running, outputs) = streams(life, &program, exit)?;
+    let (stdio, running, outputs) = streams(life, &program)?;
     let exec = life.exec(program.process, ExecIo::Streams(stdio)).await?;
     Ok((exec, running, outputs))
 }
 
 /// What a program is given, and what we keep of it.
-fn streams(
-    life: &Life,
-    program: &Program,
-    exit: watch::Sender<Option<Exit>>,
-) -> Result<(Stdio, Running, Outputs), Status> {
+fn streams(life: &Life, program: &Program) -> Result<(Stdio, Running, Outputs), Status> {
     let mut outputs = vec![];
     let mut kept = || -> Result<_, Status> {
         let spool = life.spool().map_err(failed)?;
@@ -344,7 +326,7 @@ fn streams(
     };
     let (their_stdin, stdin) = pipe()?;
     let stdin = Arc::new(watched(stdin, Interest::WRITABLE).map_err(failed)?);
-    let running = Running { stdout, stderr, stdin: Stdin::new(stdin, false), exit };
+    let running = Running::new(Streams { stdout, stderr }, Stdin::new(stdin, false));
     Ok((Stdio { stdin: their_stdin, stdout: theirs, stderr: their_stderr }, running, outputs))
 }
 
@@ -388,5 +370,58 @@ pub(crate) async fn until_end(exec: &Exec, timeout: Option<Duration>) -> Exit {
                 left = None;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A program without output.
+    fn entry(ended: Option<Instant>) -> Entry {
+        let (_, theirs) = pipe().unwrap();
+        let stdin = Arc::new(watched(theirs, Interest::WRITABLE).unwrap());
+        let running = Running::new(Streams::default(), Stdin::new(stdin, false));
+        running.end(Exit::Code(7));
+        let (_, outcome) = watch::channel(Some(Ok(Arc::new(running))));
+        Entry { hash: [0; 32], outcome, ended: ended.map(|at| (at, true)) }
+    }
+
+    #[tokio::test]
+    async fn how_one_ended_is_known_for_longer_than_its_output_is_kept() {
+        let begun = Instant::now();
+        let mut entries = HashMap::from([
+            ("runs".to_owned(), entry(None)),
+            ("first".to_owned(), entry(Some(begun))),
+            ("later".to_owned(), entry(Some(begun + EXEC_READ_KEPT_MAX))),
+        ]);
+        let check = |entries: &HashMap<String, Entry>, id: &str, has_output| {
+            let running = entries[id].running().unwrap();
+            assert_eq!(running.output(false).is_ok(), has_output, "{id}");
+            assert_eq!(running.exit(), Some(Exit::Code(7)));
+        };
+        forget(&mut entries, begun + EXEC_READ_KEPT_MAX);
+        for (id, has_output) in [("runs", true), ("first", false), ("later", true)] {
+            check(&entries, id, has_output);
+        }
+        forget(&mut entries, begun + EXEC_END_KEPT_MAX);
+        check(&entries, "runs", true);
+        check(&entries, "later", false);
+        assert!(!entries.contains_key("first"));
+    }
+
+    #[tokio::test]
+    async fn the_oldest_of_too_many_are_forgotten() {
+        let begun = Instant::now();
+        let numbered = |n: u32| {
+            let ended = begun + Duration::from_millis(n.into());
+            (n.to_string(), entry(Some(ended)))
+        };
+        let count = u32::try_from(EXECS_ENDED_MAX).unwrap() + 2;
+        let mut entries: HashMap<_, _> = (0..count).map(numbered).collect();
+        forget(&mut entries, begun + Duration::from_secs(60));
+        assert_eq!(entries.len(), count as usize);
+        let kept = ["0", "1", "2"].map(|id| entries[id].has_output());
+        assert_eq!(kept, [false, false, true]);
     }
 }

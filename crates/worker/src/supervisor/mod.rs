@@ -12,6 +12,7 @@ mod own;
 mod pump;
 mod readiness;
 mod rows;
+mod running;
 mod spool;
 mod standstill;
 mod stdin;

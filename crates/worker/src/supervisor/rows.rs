@@ -17,9 +17,10 @@ use wire::router::task_exec_stdin_write_stream_request::Payload;
 use wire::rpc::router as rpc;
 use wire::rpc::{ClientStreaming, Rpc, ServerStreaming, Unary};
 
-use super::execs::{Program, Running, Stderr};
+use super::execs::{Program, Stderr};
 use super::incoming::{Incoming, OF_EXEC, OF_SANDBOX};
 use super::life::Life;
+use super::running::Running;
 use super::spool::{self, Spool};
 use super::stdin::Stdin;
 use crate::limits::{
@@ -308,7 +309,7 @@ async fn read(
     let exec = find(&life, &request.task_id, &request.exec_id).await?;
     let is_stderr = request.file_descriptor() == pb::TaskExecStdioFileDescriptor::Stderr;
     // Of a stream that goes nowhere there is nothing to read.
-    let spool = exec.output(is_stderr).cloned();
+    let spool = exec.output(is_stderr)?;
     let messages = spool.map(|spool| {
         messages(&spool, request.offset, |_, data| pb::TaskExecStdioReadResponse { data })
     });

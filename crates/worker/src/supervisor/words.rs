@@ -25,6 +25,10 @@ pub(crate) const ENDED: &str = "/control/ended";
 pub(crate) const CONNECTIONS: &str = "/control/connections";
 /// Writes to the standard input of its program: [`Piece`] to nothing.
 pub(crate) const INPUT: &str = "/control/input";
+/// Writes to that of a program that was started in it: [`ExecPiece`] to nothing.
+pub(crate) const EXEC_INPUT: &str = "/control/exec-input";
+/// Says how far the standard output of a program was read: its id to [`Taken`].
+pub(crate) const TAKEN: &str = "/control/taken";
 /// Stops all its processes, as long as the answer is read: nothing to a word, and another when they
 /// go on by themselves.
 pub(crate) const FREEZE: &str = "/control/freeze";
@@ -81,6 +85,24 @@ pub(crate) struct Piece {
     pub(crate) data: bytes::Bytes,
     /// Nothing follows.
     pub(crate) eof: bool,
+}
+
+/// The same for a program that was started in the sandbox.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ExecPiece {
+    /// Its id.
+    pub(crate) exec: String,
+    /// What is written.
+    pub(crate) piece: Piece,
+}
+
+/// How far the standard output of a program was read.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Taken {
+    /// Bytes that the furthest reader has taken.
+    pub(crate) bytes: u64,
+    /// How many read now.
+    pub(crate) readers: usize,
 }
 
 /// A container whose walls are up.

@@ -5,7 +5,7 @@ mod keep;
 mod output;
 mod run;
 
-pub(crate) use output::{now, whole};
+pub(crate) use output::now;
 pub(crate) use run::{chain, run};
 
 /// The control group's and scratch space's name of a task: ids have capital letters, which the

@@ -38,7 +38,7 @@ pub(super) fn router_url<C>(cx: &Cx<C>) -> String {
 }
 
 /// Finds the sandbox of a container of the caller's.
-async fn find_by_task(db: &mut Db, scope: &Scope, id: &str) -> Result<Sandbox, Refusal> {
+pub(super) async fn find_by_task(db: &mut Db, scope: &Scope, id: &str) -> Result<Sandbox, Refusal> {
     let task = TaskId::parse(id)?;
     if let Some(sandbox) = sandboxes::by_task(db, scope, &task).await? {
         return Ok(sandbox);

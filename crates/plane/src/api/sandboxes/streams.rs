@@ -8,8 +8,8 @@ use store::logs::{self, Entry};
 use store::sandboxes::Phase;
 use wire::client as pb;
 
-use super::find;
 use super::life::wait_of;
+use super::{find, inside};
 use crate::Plane;
 use crate::api::gate::{Cx, Member};
 use crate::api::logs::{item, place};
@@ -90,14 +90,9 @@ pub(in crate::api) async fn write_stdin(
         let text = format!("sandbox `{}` has ended: nothing reads its stdin", sandbox.id);
         return Err(Refusal::Conflict(text));
     }
-    let Some(reach) = cx.plane.reach.get() else {
-        let text = "this server writes to no sandbox's stdin through this call: use a newer \
-                    client";
-        return Err(Refusal::Conflict(text.into()));
-    };
     let (index, data, eof) = (req.index, req.input, req.eof);
-    let piece = Piece { task: sandbox.task, index, data, eof };
-    let written = reach.write(piece).await;
+    let piece = Piece { task: sandbox.task, exec: None, index, data, eof };
+    let written = inside::reach(&cx.plane)?.write(piece).await;
     written.map_err(|why| Refusal::Conflict(why.to_string()))?;
     Ok(pb::SandboxStdinWriteResponse {})
 }
