@@ -43,7 +43,7 @@ const CLIENT: &[(&str, &[&str])] = &[
     ("snapshots of a container's memory are not served", &[
         "ContainerCheckpoint",
     ]),
-    ("commands run at the command router, in sandboxes: use a newer client", &[
+    ("commands run at the command router: use a newer client", &[
         "ContainerExec", "ContainerExecGetOutput", "ContainerExecPutInput", "ContainerExecWait",
         "ContainerFilesystemExec", "FunctionStartPtyShell",
     ]),

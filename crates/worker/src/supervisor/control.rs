@@ -138,12 +138,13 @@ impl Supervisor {
             END => json(&self.end(parse(&body)?).await?),
             ENDED => json(&life()?.ended().await),
             CONNECTIONS => {
-                life()?.activity().set_connections(parse(&body)?);
+                life()?.container().activity().set_connections(parse(&body)?);
                 json(&())
             }
             INPUT => json(&write(&life()?, parse(&body)?).await?),
             FREEZE => {
-                let held = standstill::hold(life()?, self.standstill.clone()).await;
+                let held =
+                    standstill::hold(life()?.container().clone(), self.standstill.clone()).await;
                 held.map_err(|status| conflict(status.message()))
             }
             _ => Err(Refused(StatusCode::NOT_FOUND, format!("there is no {path}"))),
@@ -195,7 +196,10 @@ impl Supervisor {
             None => State::Unstarted,
             Some(life) => match life.ending() {
                 Some(ending) => State::Ended(ending),
-                None => State::Running { task: life.task().clone(), pid: life.pid() },
+                None => State::Running {
+                    task: life.container().task().clone(),
+                    pid: life.container().pid(),
+                },
             },
         }
     }
@@ -231,7 +235,7 @@ impl Supervisor {
 }
 
 async fn write(life: &Arc<Life>, piece: Piece) -> Result<(), Refused> {
-    let _busy = life.activity().busy();
+    let _busy = life.container().activity().busy();
     let refused = |status: Status| conflict(status.message());
     life.own().stdin().map_err(refused)?.append(piece).await.map_err(refused)
 }

@@ -1,4 +1,4 @@
-//! The programs that clients start in the sandbox, by the ids that clients give them.
+//! The programs that clients start in a container, by the ids that clients give them.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,18 +10,54 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::life::Life;
+use super::container::Container;
 use super::pump::{self, Stage, watched, watched_only};
 use super::spool::Spool;
 use super::stdin::Stdin;
 use crate::limits::{
     END_BEHIND_OUTPUT_MAX, EXEC_READ_KEPT_MAX, EXEC_UNREAD_KEPT_MAX, EXECS_ENDED_MAX, EXECS_MAX,
+    FUNCTION_EXECS_ENDED_MAX, FUNCTION_EXECS_MAX,
 };
+
+/// How many programs one container takes, and what it is called in texts.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    /// What the client calls such a container.
+    pub(crate) noun: &'static str,
+    running_max: usize,
+    ended_max: usize,
+    /// A place for each program that runs or is remembered, in all containers together.
+    places: Option<Arc<Semaphore>>,
+}
+
+impl Rules {
+    /// Of a sandbox, whose supervisor has nothing else to do.
+    pub(crate) fn of_sandbox() -> Self {
+        let (running_max, ended_max) = (EXECS_MAX, EXECS_ENDED_MAX);
+        Self { noun: "sandbox", running_max, ended_max, places: None }
+    }
+
+    /// Of a function's container: all of a worker share `places`.
+    pub(crate) fn of_function(places: Arc<Semaphore>) -> Self {
+        let (running_max, ended_max) = (FUNCTION_EXECS_MAX, FUNCTION_EXECS_ENDED_MAX);
+        Self { noun: "container", running_max, ended_max, places: Some(places) }
+    }
+
+    fn place(&self) -> Result<Option<OwnedSemaphorePermit>, Status> {
+        let Some(places) = &self.places else { return Ok(None) };
+        places.clone().try_acquire_owned().map(Some).map_err(|_| {
+            Status::resource_exhausted(
+                "too many programs run in containers of functions, or have ended in the last \
+                 minutes: wait until some are forgotten",
+            )
+        })
+    }
+}
 
 /// What is to be started, checked.
 #[derive(Debug, Clone, Serialize)]
@@ -65,6 +101,7 @@ pub(crate) struct Running {
     /// Where it is written to.
     pub(crate) stdin: Stdin,
     exit: watch::Sender<Option<Exit>>,
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 type Outcome = Option<Result<Arc<Running>, Status>>;
@@ -78,13 +115,31 @@ struct Entry {
     ended: Option<(Instant, bool)>,
 }
 
-/// All programs of a sandbox.
-#[derive(Debug, Default)]
-pub(crate) struct Execs(Mutex<HashMap<String, Entry>>);
+/// All programs of a container.
+#[derive(Debug)]
+pub(crate) struct Execs {
+    rules: Rules,
+    entries: Mutex<HashMap<String, Entry>>,
+}
 
 impl Execs {
+    /// None yet.
+    pub(crate) fn new(rules: Rules) -> Self {
+        Self { rules, entries: Mutex::default() }
+    }
+
+    /// How many it takes.
+    pub(crate) fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Whether none is known.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts a program, or finds that it was started before.
@@ -93,11 +148,11 @@ impl Execs {
     /// Why it does not run; told to the client.
     pub(crate) async fn start(
         &self,
-        life: &Arc<Life>,
+        container: &Arc<Container>,
         id: &str,
         program: Program,
     ) -> Result<(), Status> {
-        let mut outcome = self.begin(life, id, program)?;
+        let mut outcome = self.begin(container, id, program)?;
         let outcome = outcome.wait_for(Option::is_some).await;
         let outcome = outcome.map_err(|_| Status::internal("the start was given up"))?.clone();
         match outcome {
@@ -110,7 +165,7 @@ impl Execs {
     /// The start goes on if the client's connection is lost: it will ask again.
     fn begin(
         &self,
-        life: &Arc<Life>,
+        container: &Arc<Container>,
         id: &str,
         program: Program,
     ) -> Result<watch::Receiver<Outcome>, Status> {
@@ -124,17 +179,19 @@ impl Execs {
                 "exec_id: another program was started as `{id}`"
             )));
         }
-        forget(&mut entries, Instant::now());
-        if entries.values().filter(|entry| entry.ended.is_none()).count() >= EXECS_MAX {
+        let Rules { noun, running_max, ended_max, .. } = self.rules;
+        forget(&mut entries, ended_max, Instant::now());
+        if entries.values().filter(|entry| entry.ended.is_none()).count() >= running_max {
             return Err(Status::resource_exhausted(format!(
-                "{EXECS_MAX} programs run in this sandbox: wait until some have ended"
+                "{running_max} programs run in this {noun}: wait until some have ended"
             )));
         }
+        let place = self.rules.place()?;
         let (tell, outcome) = watch::channel(None);
         let entry = Entry { hash, outcome: outcome.clone(), ended: None };
         entries.insert(id.to_owned(), entry);
-        let (life, id) = (life.clone(), id.to_owned());
-        tokio::spawn(async move { run(life, id, program, tell).await });
+        let (container, id) = (container.clone(), id.to_owned());
+        tokio::spawn(async move { run(container, id, program, place, tell).await });
         Ok(outcome)
     }
 
@@ -144,7 +201,8 @@ impl Execs {
     /// NOT_FOUND.
     pub(crate) async fn find(&self, id: &str) -> Result<Arc<Running>, Status> {
         let unknown = || {
-            Status::not_found(format!("exec_id: no program was started as `{id}` in this sandbox"))
+            let noun = self.rules.noun;
+            Status::not_found(format!("exec_id: no program was started as `{id}` in this {noun}"))
         };
         let outcome = self.lock().get(id).map(|entry| entry.outcome.clone());
         let mut outcome = outcome.ok_or_else(unknown)?;
@@ -175,7 +233,7 @@ impl Execs {
 }
 
 /// Forgets programs that ended long ago, and the oldest of too many.
-fn forget(entries: &mut HashMap<String, Entry>, now: Instant) {
+fn forget(entries: &mut HashMap<String, Entry>, ended_max: usize, now: Instant) {
     for entry in entries.values_mut() {
         if let Some((at, false)) = entry.ended
             && entry.is_read()
@@ -193,9 +251,9 @@ fn forget(entries: &mut HashMap<String, Entry>, now: Instant) {
         .filter_map(|(id, entry)| Some((entry.ended?, id.clone())))
         .map(|((at, read), id)| (!read, at, id))
         .collect();
-    if ended.len() > EXECS_ENDED_MAX {
+    if ended.len() > ended_max {
         ended.sort();
-        for (_, _, id) in ended.iter().take(ended.len() - EXECS_ENDED_MAX) {
+        for (_, _, id) in ended.iter().take(ended.len() - ended_max) {
             entries.remove(id);
         }
     }
@@ -262,14 +320,20 @@ fn null() -> Result<OwnedFd, Status> {
 }
 
 /// Starts a program and stays with it until its end, and that of all that hold its streams.
-async fn run(life: Arc<Life>, id: String, program: Program, tell: watch::Sender<Outcome>) {
-    let busy = life.activity().busy();
+async fn run(
+    container: Arc<Container>,
+    id: String,
+    program: Program,
+    place: Option<OwnedSemaphorePermit>,
+    tell: watch::Sender<Outcome>,
+) {
+    let busy = container.activity().busy();
     let timeout = program.timeout;
-    let (exec, running, outputs) = match start(&life, program).await {
+    let (exec, running, outputs) = match start(&container, program, place).await {
         Ok(started) => started,
         Err(status) => {
             tell.send_replace(Some(Err(status)));
-            life.execs().mark_ended(&id);
+            container.execs().mark_ended(&id);
             return;
         }
     };
@@ -287,50 +351,56 @@ async fn run(life: Arc<Life>, id: String, program: Program, tell: watch::Sender<
     running.exit.send_replace(Some(exit));
     // Whoever is told that stdin is closed may ask at once how the program ended.
     running.stdin.end();
-    life.execs().mark_ended(&id);
+    container.execs().mark_ended(&id);
     drop((busy, running));
     let all = async { while pumps.join_next().await.is_some() {} };
     tokio::pin!(all);
     tokio::select! {
         () = &mut all => {}
-        () = life.gone() => {
+        () = container.gone() => {
             stage.send_replace(Stage::Gone);
             all.await;
         }
     }
 }
 
-async fn start(life: &Arc<Life>, program: Program) -> Result<(Exec, Running, Outputs), Status> {
+async fn start(
+    container: &Arc<Container>,
+    program: Program,
+    place: Option<OwnedSemaphorePermit>,
+) -> Result<(Exec, Running, Outputs), Status> {
     let exit = watch::Sender::new(None);
     if let Some((rows, columns)) = program.terminal {
-        let exec = life.exec(program.process, ExecIo::Terminal { rows, columns }).await?;
+        let exec = container.exec(program.process, ExecIo::Terminal { rows, columns }).await?;
         let terminal = exec.terminal().ok_or_else(|| failed("the terminal is missing"))?;
         let terminal = terminal.try_clone_to_owned().map_err(failed)?;
         let both = Interest::READABLE | Interest::WRITABLE;
         let terminal = Arc::new(watched(terminal, both).map_err(failed)?);
-        let stdout = life.spool().map_err(failed)?;
+        let stdout = container.spool().map_err(failed)?;
         // What it writes to standard error comes out of the terminal, too.
-        let stderr = life.spool().map_err(failed)?;
+        let stderr = container.spool().map_err(failed)?;
         stderr.finish();
         let stdin = Stdin::new(terminal.clone(), true);
         let outputs = vec![(terminal, stdout.clone())];
-        let running = Running { stdout: Some(stdout), stderr: Some(stderr), stdin, exit };
+        let (stdout, stderr) = (Some(stdout), Some(stderr));
+        let running = Running { stdout, stderr, stdin, exit, _place: place };
         return Ok((exec, running, outputs));
     }
-    let (stdio, running, outputs) = streams(life, &program, exit)?;
-    let exec = life.exec(program.process, ExecIo::Streams(stdio)).await?;
+    let (stdio, running, outputs) = streams(container, &program, exit, place)?;
+    let exec = container.exec(program.process, ExecIo::Streams(stdio)).await?;
     Ok((exec, running, outputs))
 }
 
 /// What a program is given, and what we keep of it.
 fn streams(
-    life: &Life,
+    container: &Container,
     program: &Program,
     exit: watch::Sender<Option<Exit>>,
+    place: Option<OwnedSemaphorePermit>,
 ) -> Result<(Stdio, Running, Outputs), Status> {
     let mut outputs = vec![];
     let mut kept = || -> Result<_, Status> {
-        let spool = life.spool().map_err(failed)?;
+        let spool = container.spool().map_err(failed)?;
         let (ours, theirs) = pipe()?;
         let ours = Arc::new(watched(ours, Interest::READABLE).map_err(failed)?);
         outputs.push((ours, spool.clone()));
@@ -344,7 +414,8 @@ fn streams(
     };
     let (their_stdin, stdin) = pipe()?;
     let stdin = Arc::new(watched(stdin, Interest::WRITABLE).map_err(failed)?);
-    let running = Running { stdout, stderr, stdin: Stdin::new(stdin, false), exit };
+    let stdin = Stdin::new(stdin, false);
+    let running = Running { stdout, stderr, stdin, exit, _place: place };
     Ok((Stdio { stdin: their_stdin, stdout: theirs, stderr: their_stderr }, running, outputs))
 }
 
