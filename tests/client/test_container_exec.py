@@ -161,6 +161,13 @@ def test_a_command_may_what_its_function_may(server, living, closed):
         server, closed, "sh", "-c", f'python -c "{reach}" 2>&1')
 
 
+def test_the_logs_of_a_container(server, task):
+    """What its function prints is its output; what commands print is theirs."""
+    said(server, task, "echo", "said by a command")
+    serving.eventually(lambda: modal_says(server, "container", "logs", task) ==
+                       "said by the function\n", 20, "it has logs")
+
+
 def router(server, rpc: str, request, token: str) -> tuple[int, str]:
     """A request to the command router past the client."""
     return raw_client.send(server, rpc, request.SerializeToString(), service=ROUTER,
@@ -274,15 +281,21 @@ def test_commands_end_with_a_container_that_is_stopped(modal, server):
     with running(server, exec_app.stopped_app, exec_app.stay_until_stopped) as (task, call):
         long = Long(server, task)
         token = token_of(server, task)
+        following = subprocess.Popen(
+            [serving.MODAL, "container", "logs", "--follow", task], stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, env={**os.environ, **server.env})
+        assert "said by the function" in following.stdout.readline()
         modal_says(server, "container", "stop", "--yes", task)
         long.has_ended()
+        assert following.wait(30) == 0, following.stdout.read()
         serving.eventually(lambda: not left(server, task), 20, "nothing of it is left")
         status, text = router(server, "TaskExecStart", start_of(task), token)
         assert status == NOT_FOUND, text
         call.cancel()
 
 
-def test_commands_end_with_the_server(fresh_server):
+@pytest.mark.parametrize("how", ["ends", "is_killed"])
+def test_commands_end_with_the_server(fresh_server, how):
     server = fresh_server()
     run = "import exec_app\nwith exec_app.closed_app.run(): exec_app.stay_closed.remote(200)"
     caller = subprocess.Popen([sys.executable, "-c", run], env={**os.environ, **server.env},
@@ -293,6 +306,10 @@ def test_commands_end_with_the_server(fresh_server):
         (task,) = serving.eventually(lambda: containers(server, "exec-closed"), 60, "it runs")
         serving.eventually(lambda: said(server, task, "cat", "/tmp/mine", code=None), 60, "it runs")
         long = Long(server, task)
+        if how == "is_killed":
+            server.kill()
+            serving.eventually(lambda: not long.processes(), 20, "they are gone")
+            server.start()
         assert server.stop() == 0, server.last_words()
         assert serving.nothing_runs(server)
         assert not long.processes() and not left(server, task)

@@ -15,6 +15,7 @@ single_app = modal.App("exec-single")
 def look() -> list[str]:
     """Leaves a trace, and tells which variables there are."""
     Path("/tmp/mine").write_text("of the function\n")
+    print("said by the function")
     return sorted(os.environ)
 
 
