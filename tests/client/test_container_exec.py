@@ -18,7 +18,7 @@ from modal_proto import api_pb2, task_command_router_pb2
 import raw_client
 import serving
 from command_line import Terminal, modal_says
-from raw_client import NOT_FOUND, OK, ROUTER, UNIMPLEMENTED
+from raw_client import EXHAUSTED, NOT_FOUND, OK, ROUTER, UNIMPLEMENTED
 
 pytestmark = pytest.mark.usefixtures("warm")
 
@@ -208,6 +208,20 @@ def test_what_is_for_sandboxes_is_refused_by_name(server, task):
         assert (status, "container of a function" in text) == (UNIMPLEMENTED, True), (rpc, text)
 
 
+def test_one_container_takes_so_many_programs(server, closed):
+    token = token_of(server, closed)
+
+    def start() -> tuple[int, str]:
+        request = start_of(closed, "sleep", "300", timeout_secs=12)
+        return router(server, "TaskExecStart", request, token)
+
+    answers = [start() for _ in range(64)]
+    assert answers == [(OK, "")] * 64
+    status, text = start()
+    assert status == EXHAUSTED and "64 programs run in this container" in text
+    serving.eventually(lambda: start()[0] == OK, 30, "there is room again")
+
+
 def test_a_program_whose_time_is_over_ends_with_its_children(server, task):
     mark = random.randrange(10**8, 10**9)
     script = f"setsid sleep {mark} & sleep {mark}"
@@ -294,13 +308,15 @@ def test_commands_end_with_a_container_that_is_stopped(modal, server):
         call.cancel()
 
 
+APPS = serving.REPOSITORY / "tests/client/apps"
+STAY = "import exec_app\nwith exec_app.closed_app.run(): exec_app.stay_closed.remote(200)"
+
+
 @pytest.mark.parametrize("how", ["ends", "is_killed"])
 def test_commands_end_with_the_server(fresh_server, how):
     server = fresh_server()
-    run = "import exec_app\nwith exec_app.closed_app.run(): exec_app.stay_closed.remote(200)"
-    caller = subprocess.Popen([sys.executable, "-c", run], env={**os.environ, **server.env},
-                              cwd=serving.REPOSITORY / "tests/client/apps",
-                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    caller = subprocess.Popen([sys.executable, "-c", STAY], env={**os.environ, **server.env},
+                              cwd=APPS, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     long = None
     try:
         (task,) = serving.eventually(lambda: containers(server, "exec-closed"), 60, "it runs")
@@ -317,3 +333,32 @@ def test_commands_end_with_the_server(fresh_server, how):
         for process in [caller, *([long.command] if long else [])]:
             process.kill()
             process.wait()
+
+
+# Control groups as hosts have them that know version 1 alone.
+VERSION_1 = ["unshare", "--mount", "sh", "-c", 'umount --all --types cgroup2 && exec "$@"', "sh"]
+
+
+SANDBOX = "import modal; app = modal.App.lookup('none', create_if_missing=True); " \
+    "modal.Sandbox.create(app=app, image=modal.Image.debian_slim())"
+
+
+@pytest.mark.log_allows("a sandbox could not be started reason=`takes_execs` needs .* version 2")
+def test_without_version_2_of_control_groups_they_are_refused(fresh_server):
+    """As sandboxes are; functions run."""
+    server = fresh_server(prefix=VERSION_1)
+    done = server.run(sys.executable, "-c", SANDBOX)
+    assert done.returncode == 1
+    assert "version 2" in done.stdout + done.stderr
+    done = server.run(serving.MODAL, "run", "tests/client/apps/warm_app.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    caller = subprocess.Popen([sys.executable, "-c", STAY], env={**os.environ, **server.env},
+                              cwd=APPS, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        (task,) = serving.eventually(lambda: containers(server, "exec-closed"), 60, "it runs")
+        done = server.run(serving.MODAL, "container", "exec", "--no-pty", task, "--", "true")
+        assert done.returncode == 1
+        assert "control groups of version 2" in done.stdout + done.stderr
+    finally:
+        caller.kill()
+        caller.wait()

@@ -52,8 +52,8 @@ impl Rules {
         let Some(places) = &self.places else { return Ok(None) };
         places.clone().try_acquire_owned().map(Some).map_err(|_| {
             Status::resource_exhausted(
-                "too many programs run in containers of functions, or have ended in the last \
-                 minutes: wait until some are forgotten",
+                "too many programs run in containers of functions, or have ended and may still be \
+                 asked for: end some, or wait for some minutes",
             )
         })
     }
@@ -218,6 +218,19 @@ impl Execs {
         }
     }
 
+    /// Has an ended program forgotten in time where others wait for its place; elsewhere that is
+    /// done when the next one is started.
+    async fn forgotten(&self, container: &Container, id: &str) {
+        while self.rules.places.is_some() && self.lock().contains_key(id) {
+            tokio::select! {
+                () = tokio::time::sleep(EXEC_READ_KEPT_MAX) => {
+                    forget(&mut self.lock(), self.rules.ended_max, Instant::now());
+                }
+                () = container.gone() => return,
+            }
+        }
+    }
+
     /// Waits until nobody reads any output.
     pub(crate) async fn unread(&self) {
         let spools: Vec<_> = {
@@ -353,15 +366,18 @@ async fn run(
     running.stdin.end();
     container.execs().mark_ended(&id);
     drop((busy, running));
-    let all = async { while pumps.join_next().await.is_some() {} };
-    tokio::pin!(all);
-    tokio::select! {
-        () = &mut all => {}
-        () = container.gone() => {
-            stage.send_replace(Stage::Gone);
-            all.await;
+    let pumped = async {
+        let all = async { while pumps.join_next().await.is_some() {} };
+        tokio::pin!(all);
+        tokio::select! {
+            () = &mut all => {}
+            () = container.gone() => {
+                stage.send_replace(Stage::Gone);
+                all.await;
+            }
         }
-    }
+    };
+    tokio::join!(pumped, container.execs().forgotten(&container, &id));
 }
 
 async fn start(

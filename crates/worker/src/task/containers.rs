@@ -30,8 +30,9 @@ pub(crate) enum Found {
 const KEPT: &str = "this container makes a layer of an image, which holds what its function leaves \
     and nothing else: run commands in a sandbox of the image";
 
-const NO_V2: &str = "commands in a container need version 2 of control groups, which is not \
-    mounted on this machine: see `palisade doctor`";
+const NO_V2: &str = "commands in a container need control groups of version 2, which this host \
+    does not have: mount them, e.g. with `mount -t cgroup2 none /sys/fs/cgroup/unified`, and start \
+    the server again";
 
 /// All of a worker.
 #[derive(Debug)]
