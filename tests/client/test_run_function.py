@@ -84,3 +84,14 @@ def test_it_is_made_for_whoever_still_waits(server):
     first.communicate(timeout=60)
     output, _ = second.communicate(timeout=120)
     assert '"lingered": true' in output, output
+
+
+def test_no_command_changes_what_it_leaves(server):
+    making = lingering(server, uuid.uuid4().hex)
+    listed = json.loads(server.run(MODAL, "container", "list", "--json").stdout)
+    (task,) = [row["container_id"] for row in listed if row["app_name"] == "run-function"]
+    done = server.run(MODAL, "container", "exec", "--no-pty", task, "--", "touch", "/mine")
+    assert done.returncode == 1
+    assert "run commands in a sandbox of the image" in done.stdout + done.stderr
+    output, _ = making.communicate(timeout=120)
+    assert '"lingered": true' in output, output

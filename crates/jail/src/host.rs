@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::CapabilitySet;
 
 use crate::cgroup::Layout;
@@ -108,6 +108,19 @@ pub fn read() -> Host {
             &fs::read_to_string("/proc/self/mountinfo").unwrap_or_default(),
         ),
     }
+}
+
+/// Whether further programs can be started in containers of this host ([`Plan::takes_execs`]): each
+/// is born in a group of version 2's tree.
+pub fn takes_execs() -> bool {
+    Layout::detect().is_ok_and(|layout| layout.v2.is_some())
+}
+
+/// Lets this process open as many files as the host allows it. Containers and the programs in them
+/// take some each: without it there can be fewer at once.
+pub fn raise_open_files() {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 /// Why the trial failed.

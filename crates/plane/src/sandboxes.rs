@@ -22,8 +22,8 @@ impl Plane {
         connect_tokens::find(&mut db, &secret_hash(token), self.now()).await
     }
 
-    /// Variables of secrets for a program in a sandbox, in their order; nothing if there is no
-    /// such living sandbox, and the id of the first secret that its workspace does not have.
+    /// Variables of secrets for a program in a container, in their order; nothing if there is no
+    /// such living one, and the id of the first secret that its workspace does not have.
     pub async fn secrets_for(
         &self,
         task: &TaskId,
@@ -31,9 +31,17 @@ impl Plane {
     ) -> Result<Option<Result<Vec<(String, String)>, model::SecretId>>, store::Error> {
         let mut db = self.store.read().await?;
         let sandbox = store::sandboxes::by_task_any(&mut db, task).await?;
-        let living = sandbox.filter(|sandbox| sandbox.phase < store::sandboxes::Phase::Ended);
-        let Some(sandbox) = living else { return Ok(None) };
-        let scope = store::Scope { workspace: sandbox.workspace };
+        let sandbox = sandbox.filter(|sandbox| sandbox.phase < store::sandboxes::Phase::Ended);
+        let workspace = match sandbox {
+            Some(sandbox) => Some(sandbox.workspace),
+            None => {
+                let task = store::tasks::get_any(&mut db, task).await?;
+                let task = task.filter(|task| task.phase < store::tasks::Phase::Ended);
+                task.map(|task| task.workspace)
+            }
+        };
+        let Some(workspace) = workspace else { return Ok(None) };
+        let scope = store::Scope { workspace };
         let mut env = Vec::new();
         for id in ids {
             match store::secrets::get(&mut db, &scope, id).await? {

@@ -11,6 +11,7 @@ mod build;
 mod ids;
 mod limits;
 mod mount_points;
+mod programs;
 mod roots;
 mod sandbox;
 mod steps;
@@ -106,6 +107,7 @@ pub struct Worker {
     pub(crate) tools: sandbox::tools::Tools,
     pub(crate) sandboxes: sandbox::Sandboxes,
     pub(crate) spares: sandbox::spares::Spares,
+    pub(crate) containers: Arc<task::Containers>,
     pub(crate) networks: Arc<Networks>,
     pub(crate) host: images::package_settings::Host,
     pub(crate) reports: mpsc::Sender<Report>,
@@ -150,6 +152,10 @@ impl Worker {
         let layers = images::LayerStore::open(folder("images")?).map_err(Error::Layers)?;
         let layers = Arc::new(layers);
         let doors = Doors::open(folder("doors")?, routes).map_err(Error::Doors)?;
+        let execs = folder("execs")?;
+        let containers = task::Containers::open(execs.clone())
+            .map_err(|source| Error::Folder { path: execs, source })?;
+        jail::host::raise_open_files();
         let builder = images::Builder::with_sources(layers.clone(), config.sources.clone());
         Ok(Arc::new(Self {
             config,
@@ -162,6 +168,7 @@ impl Worker {
             tools,
             sandboxes: sandbox::Sandboxes::new(all, left),
             spares,
+            containers,
             networks,
             host: images::package_settings::Host::this(),
             reports,

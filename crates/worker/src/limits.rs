@@ -14,6 +14,9 @@ pub(crate) const DOOR_CONNECTIONS_MAX: usize = 64;
 /// How long a container's last output may take to arrive after its end.
 pub(crate) const LAST_OUTPUT_MAX: Duration = Duration::from_secs(2);
 
+/// How long the processes of a container may take to die.
+pub(crate) const KILL_MAX: Duration = Duration::from_millis(jail::limits::KILL_MS_MAX);
+
 /// How long containers may take to end when the server does.
 pub(crate) const CLOSE_MAX: Duration = Duration::from_secs(10);
 
@@ -125,6 +128,13 @@ pub(crate) const EXECS_ENDED_MAX: usize = 4_096;
 pub(crate) const EXECS_KNOWN_MAX: usize = 16_384;
 /// How long is known how a program ended: the longest life of a sandbox.
 pub(crate) const EXEC_END_KEPT_MAX: Duration = Duration::from_secs(86_400);
+/// Programs that run in one container of a function beside its own, at the same time.
+pub(crate) const FUNCTION_EXECS_MAX: usize = 64;
+/// Ended programs of one container of a function of which is known how they ended.
+pub(crate) const FUNCTION_EXECS_ENDED_MAX: usize = 64;
+/// Programs in all containers of functions that run, or have ended and are not forgotten. Each
+/// takes up to ten of the server's open files.
+pub(crate) const FUNCTIONS_EXECS_MAX: usize = 512;
 /// How long the output of an ended program is kept once it was read to its end.
 pub(crate) const EXEC_READ_KEPT_MAX: Duration = Duration::from_secs(120);
 /// How long the output of an ended program is kept that nobody reads.
@@ -145,8 +155,9 @@ pub(crate) const SUPERVISOR_CONNECTIONS_MAX: usize = 64;
 pub(crate) const SUPERVISOR_WINDOW_BYTES: u32 = 128 << 10;
 /// Threads of a supervisor that wait for the kernel.
 pub(crate) const SUPERVISOR_THREADS_MAX: usize = 16;
-/// Programs of one sandbox that are being started at the same time: fewer than there are threads.
-pub(crate) const SUPERVISOR_STARTS_MAX: usize = 8;
+/// Programs of one container that are being started at the same time: fewer than a supervisor has
+/// threads.
+pub(crate) const EXEC_STARTS_MAX: usize = 8;
 /// Bytes of an order to a supervisor.
 pub(crate) const SUPERVISOR_ORDER_BYTES_MAX: usize = 64 << 20;
 /// How long a supervisor waits for the worker that made it.

@@ -10,12 +10,13 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags};
-use rustix::process::{Resource, Rlimit, WaitStatus, getrlimit, setrlimit};
+use rustix::process::WaitStatus;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
 use super::program::{self, Streams};
 use super::{end, init};
+use crate::host::raise_open_files;
 use crate::message::{self, ExecNews, Failure, Size};
 use crate::plan::{Plan, Process};
 use crate::sys::process::{Cloned, clone_child};
@@ -44,9 +45,8 @@ impl<'a> Execs<'a> {
         let open = || rustix::fs::openat(CWD, "/dev/pts", flags, Mode::empty()).ok();
         let terminals = plan.takes_execs.then(open).flatten();
         if plan.takes_execs {
-            // One for each program that runs. Without it fewer can run at once.
-            let maximum = getrlimit(Resource::Nofile).maximum;
-            let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+            // One for each program that runs.
+            raise_open_files();
         }
         Self { plan, terminals, running: HashMap::new() }
     }

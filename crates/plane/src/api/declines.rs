@@ -43,7 +43,7 @@ const CLIENT: &[(&str, &[&str])] = &[
     ("snapshots of a container's memory are not served", &[
         "ContainerCheckpoint",
     ]),
-    ("shells in containers of functions are not served yet: use a sandbox", &[
+    ("commands run at the command router: use a newer client", &[
         "FunctionStartPtyShell",
     ]),
     ("a container's output is taken from its streams", &[

@@ -28,27 +28,34 @@ struct Follow {
     cx: Cx<Member>,
     app: AppId,
     req: pb::AppGetLogsRequest,
+    /// Only the container is of interest: nothing follows its end.
+    is_of_container: bool,
     after: u64,
     poll: Poll,
     done: bool,
 }
 
-/// Follows an app's output from the entry after `last_entry_id`, until its time is up or the app
-/// is done.
+/// Follows the output of an app, or of a container, from the entry after `last_entry_id`, until its
+/// time is up or the app or the container is done.
 pub(super) async fn get_logs(
     cx: Cx<Member>,
     req: pb::AppGetLogsRequest,
 ) -> Result<impl Stream<Item = Result<pb::TaskLogsBatch, Refusal>> + use<>, Refusal> {
-    let id = AppId::parse(&req.app_id)?;
+    let is_of_container = req.app_id.is_empty() && !req.task_id.is_empty();
     let app = {
         let mut db = cx.plane.store.read().await?;
-        apps::get(&mut db, cx.scope(), &id).await?
+        if is_of_container {
+            super::tasks::standing(&mut db, cx.scope(), &req.task_id).await?.0
+        } else {
+            let id = AppId::parse(&req.app_id)?;
+            let app = apps::get(&mut db, cx.scope(), &id).await?;
+            app.ok_or_else(|| Refusal::not_found("app", &req.app_id))?.id
+        }
     };
-    let app = app.ok_or_else(|| Refusal::not_found("app", &req.app_id))?.id;
     let wait = Duration::try_from_secs_f32(req.timeout).unwrap_or(POLL_MAX).min(POLL_MAX);
     let poll = Poll::begin(&cx.plane, Hint::Logs(app.clone()), wait);
-    let follow = Follow { after: place(&req.last_entry_id), cx, app, req, poll, done: false };
-    Ok(poll::stream(follow))
+    let after = place(&req.last_entry_id);
+    Ok(poll::stream(Follow { cx, app, req, is_of_container, after, poll, done: false }))
 }
 
 impl poll::Follow for Follow {
@@ -67,9 +74,12 @@ impl poll::Follow for Follow {
         let mut db = self.cx.plane.store.read().await?;
         // Read before the entries: what is printed last is written before it is set.
         let app = apps::get(&mut db, self.cx.scope(), &self.app).await?;
+        let is_over = app.is_none_or(|app| app.logs_done)
+            || self.is_of_container
+                && super::tasks::standing(&mut db, self.cx.scope(), &self.req.task_id).await?.1;
         let entries = logs::after(&mut db, &self.app, self.after, LOG_ENTRIES_MAX).await?;
         let Some(first) = entries.first() else {
-            if app.is_none_or(|app| app.logs_done) {
+            if is_over {
                 self.done = true;
                 let entry_id = format!("{}-0", self.after);
                 let end = pb::TaskLogsBatch { entry_id, app_done: true, ..Default::default() };

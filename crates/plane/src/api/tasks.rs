@@ -1,6 +1,6 @@
 //! Containers, of functions and of sandboxes alike.
 
-use model::{Millis, TaskId};
+use model::{AppId, Millis, TaskId};
 use store::apps::App;
 use store::sandboxes::{self as stored, Sandbox};
 use store::tasks::{self, Phase, Task};
@@ -27,6 +27,18 @@ async fn find(db: &mut Db, scope: &Scope, id: &str) -> Result<Container, Refusal
     let sandbox = stored::by_task(db, scope, &task).await?;
     let sandbox = sandbox.map(|sandbox| Container::Sandbox(Box::new(sandbox)));
     sandbox.ok_or_else(|| Refusal::not_found("container", id))
+}
+
+/// The app of a container, and whether the container has ended.
+pub(super) async fn standing(
+    db: &mut Db,
+    scope: &Scope,
+    id: &str,
+) -> Result<(AppId, bool), Refusal> {
+    Ok(match find(db, scope, id).await? {
+        Container::Function(task) => (task.app, task.phase == Phase::Ended),
+        Container::Sandbox(sandbox) => (sandbox.app, sandbox.phase == stored::Phase::Ended),
+    })
 }
 
 /// The living containers of an environment, or of one app.

@@ -107,6 +107,7 @@ fn containers(theirs: &Tenant) -> Vec<Case> {
                 "TaskGetCommandRouterAccess",
                 pb::TaskGetCommandRouterAccessRequest { task_id: task_id() },
             ),
+            case("AppGetLogs", pb::AppGetLogsRequest { task_id: task_id(), ..Default::default() }),
             case("TaskGetInfo", pb::TaskGetInfoRequest { task_id: task_id() }),
             case("ContainerStop", pb::ContainerStopRequest { task_id: task_id(), graceful: false }),
         ]);

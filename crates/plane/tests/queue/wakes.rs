@@ -34,7 +34,7 @@ impl Bench {
         self.api(self.plane.identify_task(task).await.unwrap())
     }
 
-    fn api(&self, caller: Caller) -> Api {
+    pub(crate) fn api(&self, caller: Caller) -> Api {
         let tables = std::sync::Arc::new([client_rows()]);
         Api::new(self.plane.clone(), tables, Transport::Door(Box::new(caller)))
     }

@@ -1,6 +1,5 @@
-//! Requests on their way to a supervisor, and what is left when there is none any more.
-
-use std::sync::Arc;
+//! Requests on their way to who has a container's programs, and what is left when a sandbox's
+//! supervisor is no more.
 
 use futures::StreamExt;
 use http::{HeaderValue, Request, Response, header};
@@ -13,15 +12,17 @@ use wire::router::{
     SandboxStdioFileDescriptor, SandboxStdioReadV2Request, SandboxStdioReadV2Response,
 };
 
-use crate::sandbox::Sandbox;
+use super::Holder;
+use crate::programs::rows;
+use crate::programs::spool::Spool;
 use crate::sandbox::folder::Folder;
 use crate::sandbox::link::{Error, uri};
+use crate::supervisor::own_messages;
 use crate::supervisor::words::{STDERR_FILE, STDOUT_FILE};
-use crate::supervisor::{Spool, own_messages};
 
 /// Passes a request on as it arrives, and its answer back.
 pub(super) async fn pass(
-    sandbox: &Arc<Sandbox>,
+    holder: &Holder,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
     let mut passed = Request::new(Body::empty());
@@ -31,7 +32,10 @@ pub(super) async fn pass(
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(header::TE, HeaderValue::from_static("trailers"));
     *passed.body_mut() = request.into_body();
-    sandbox.link.send(passed).await.map_err(status)
+    match holder {
+        Holder::Sandbox(sandbox) => sandbox.link.send(passed).await.map_err(status),
+        Holder::Worker(container) => Ok(rows::answer(container.clone(), passed).await),
+    }
 }
 
 fn status(error: Error) -> Status {

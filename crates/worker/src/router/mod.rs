@@ -1,5 +1,6 @@
-//! The command router: clients work in running sandboxes through it. A token opens one task; what
-//! is asked of that task's programs and streams is passed on to its supervisor as it arrives.
+//! The command router: clients work in running containers through it. A token opens one task; what
+//! is asked of a sandbox's programs and streams is passed on to its supervisor as it arrives, what
+//! is asked of those in a function's container is answered here.
 
 mod forward;
 mod known;
@@ -20,8 +21,9 @@ use tonic::Status;
 use tonic::body::Body;
 
 use crate::Worker;
+use crate::programs::container::Container;
 use crate::sandbox::{Found, Sandbox};
-use crate::task::now;
+use crate::task::{self, now};
 use rows::Answer;
 
 /// Variables of secrets, in the order in which the secrets were named.
@@ -59,6 +61,14 @@ pub trait Shelf: Send + Sync {
     fn content(&self, task: TaskId, image: ImageId) -> BoxFuture<'_, Result<ImageContent, Status>>;
 }
 
+/// Who has the programs of a container.
+enum Holder {
+    /// A supervisor.
+    Sandbox(Arc<Sandbox>),
+    /// This worker.
+    Worker(Arc<Container>),
+}
+
 /// What answers. Streams that clients read do not keep the worker from ending.
 #[derive(Clone)]
 struct Desk {
@@ -86,7 +96,7 @@ impl Desk {
             return response;
         }
         // Who may is settled before the body is read.
-        let answered = match self.holder(request.headers()) {
+        let answered = match self.opened(request.headers()) {
             Ok(task) => self.row(task, request).await,
             Err(status) => Err(status),
         };
@@ -94,7 +104,7 @@ impl Desk {
     }
 
     /// The task that the caller's token opens.
-    fn holder(&self, headers: &HeaderMap) -> Result<TaskId, Status> {
+    fn opened(&self, headers: &HeaderMap) -> Result<TaskId, Status> {
         let token = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let token = token.and_then(|value| value.strip_prefix("Bearer "));
         let token = token.ok_or_else(|| {
@@ -123,11 +133,11 @@ impl Desk {
             Answer::Passed | Answer::Output | Answer::Volumes | Answer::Declined(_) => request,
         };
         match answer {
-            Answer::Passed => forward::pass(&self.running(&task)?, request).await,
+            Answer::Passed => forward::pass(&self.holder_of(&task)?, request).await,
             Answer::Start => start::pass(self, &task, request).await,
             Answer::Output => match self.find(&task)? {
                 Found::Ended(folder) => forward::ended_output(&task, &folder, request).await,
-                Found::Running(sandbox) => forward::pass(&sandbox, request).await,
+                Found::Running(sandbox) => forward::pass(&Holder::Sandbox(sandbox), request).await,
                 Found::Starting => Err(starting()),
             },
             Answer::Network => network::set(self, &task, request).await,
@@ -144,8 +154,26 @@ impl Desk {
     }
 
     fn find(&self, task: &TaskId) -> Result<Found, Status> {
-        let found = self.worker()?.sandboxes.find(task);
-        found.ok_or_else(|| Status::not_found(format!("no sandbox with task `{task}` is here")))
+        let worker = self.worker()?;
+        if worker.containers.find(task).is_some() {
+            return Err(Status::unimplemented(format!(
+                "`{task}` is a container of a function: this is served for sandboxes only"
+            )));
+        }
+        let found = worker.sandboxes.find(task);
+        found.ok_or_else(|| {
+            Status::not_found(format!("no container `{task}` is here: it may have ended"))
+        })
+    }
+
+    /// Who has the programs of a container.
+    fn holder_of(&self, task: &TaskId) -> Result<Holder, Status> {
+        match self.worker()?.containers.find(task) {
+            Some(task::Found::Running(container)) => Ok(Holder::Worker(container)),
+            Some(task::Found::Starting) => Err(starting()),
+            Some(task::Found::Closed(why)) => Err(Status::failed_precondition(why)),
+            None => self.running(task).map(Holder::Sandbox),
+        }
     }
 
     fn running(&self, task: &TaskId) -> Result<Arc<Sandbox>, Status> {
@@ -159,7 +187,7 @@ impl Desk {
 
 /// Clients try again.
 fn starting() -> Status {
-    Status::unavailable("the sandbox is being started, or found again after the server's restart")
+    Status::unavailable("the container is being started, or found again after the server's restart")
 }
 
 fn ended() -> Status {

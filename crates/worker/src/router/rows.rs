@@ -4,7 +4,7 @@
 /// What answers a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// The supervisor of a running sandbox.
+    /// Who has the programs of a container: a sandbox's supervisor, or the worker.
     Passed,
     /// The same, once the values of secrets are put in.
     Start,

@@ -20,7 +20,7 @@ pub(super) async fn pass(
     task: &TaskId,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
-    let sandbox = desk.running(task)?;
+    let holder = desk.holder_of(task)?;
     let (parts, body) = request.into_parts();
     let mut start = decode(body).await?;
     super::check_task(task, &start.task_id)?;
@@ -30,7 +30,7 @@ pub(super) async fn pass(
     framed.put_u32(u32::try_from(start.encoded_len()).unwrap_or(u32::MAX));
     start.encode(&mut framed).map_err(|error| Status::internal(error.to_string()))?;
     let body = Body::new(Full::new(framed.freeze()));
-    forward::pass(&sandbox, Request::from_parts(parts, body)).await
+    forward::pass(&holder, Request::from_parts(parts, body)).await
 }
 
 async fn decode(body: Body) -> Result<TaskExecStartRequest, Status> {

@@ -138,14 +138,15 @@ impl Supervisor {
             END => json(&self.end(parse(&body)?).await?),
             ENDED => json(&life()?.ended().await),
             CONNECTIONS => {
-                life()?.activity().set_connections(parse(&body)?);
+                life()?.container().activity().set_connections(parse(&body)?);
                 json(&())
             }
             INPUT => json(&write(&life()?, parse(&body)?).await?),
             EXEC_INPUT => json(&write_exec(&life()?, parse(&body)?).await?),
             TAKEN => json(&taken(&life()?, parse(&body)?).await?),
             FREEZE => {
-                let held = standstill::hold(life()?, self.standstill.clone()).await;
+                let held =
+                    standstill::hold(life()?.container().clone(), self.standstill.clone()).await;
                 held.map_err(|status| conflict(status.message()))
             }
             _ => Err(Refused(StatusCode::NOT_FOUND, format!("there is no {path}"))),
@@ -197,7 +198,10 @@ impl Supervisor {
             None => State::Unstarted,
             Some(life) => match life.ending() {
                 Some(ending) => State::Ended(ending),
-                None => State::Running { task: life.task().clone(), pid: life.pid() },
+                None => State::Running {
+                    task: life.container().task().clone(),
+                    pid: life.container().pid(),
+                },
             },
         }
     }
@@ -233,20 +237,20 @@ impl Supervisor {
 }
 
 async fn write(life: &Arc<Life>, piece: Piece) -> Result<(), Refused> {
-    let _busy = life.activity().busy();
+    let _busy = life.container().activity().busy();
     let refused = |status: Status| conflict(status.message());
     life.own().stdin().map_err(refused)?.append(piece).await.map_err(refused)
 }
 
 async fn write_exec(life: &Arc<Life>, written: ExecPiece) -> Result<(), Refused> {
     let refused = |status: Status| conflict(status.message());
-    let exec = life.execs().find(&written.exec).await.map_err(refused)?;
+    let exec = life.container().execs().find(&written.exec).await.map_err(refused)?;
     exec.stdin.append(written.piece).await.map_err(refused)
 }
 
 async fn taken(life: &Arc<Life>, exec: String) -> Result<Taken, Refused> {
     let refused = |status: Status| conflict(status.message());
-    let spool = life.execs().find(&exec).await.and_then(|exec| exec.output(false));
+    let spool = life.container().execs().find(&exec).await.and_then(|exec| exec.output(false));
     let marks = spool.map_err(refused)?.map(|spool| spool.marks()).unwrap_or_default();
     Ok(Taken { bytes: marks.taken, readers: marks.readers })
 }

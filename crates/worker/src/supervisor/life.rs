@@ -3,41 +3,31 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use jail::{Child, Exec, ExecError, ExecIo, Exit, Prepared, Process, Standby, Stdio};
+use jail::{Child, Exec, ExecIo, Exit, Prepared, Standby, Stdio};
 use model::link::End;
 use model::sandbox::Probe;
-use model::{Millis, TaskId, Time};
+use model::{Millis, Time};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::Status;
 
-use super::activity::Activity;
-use super::execs::{Execs, pipe};
-use super::held::{Bounds, Held};
 use super::own::Own;
-use super::pump::{self, Stage, watched};
 use super::readiness::Readiness;
-use super::spool::Spool;
-use super::stdin::Stdin;
 use super::words::{Assignment, ENDING_FILE, Ending, OnTerminal, STDERR_FILE, STDOUT_FILE};
-use crate::limits::{END_PAUSE, SUPERVISOR_STARTS_MAX};
+use crate::programs::container::{Container, Parts};
+use crate::programs::execs::{self, pipe};
+use crate::programs::held::{Bounds, Held};
+use crate::programs::pump::{self, Stage, watched};
+use crate::programs::rules::Rules;
+use crate::programs::spool::Spool;
+use crate::programs::stdin::Stdin;
 use crate::sandbox::folder::replace;
 use crate::task::now;
-
-/// How far it has come.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Phase {
-    Running,
-    /// Everything in it is dead.
-    Gone,
-    /// And nothing of it is left.
-    Ended(Ending),
-}
 
 /// A container that was built: what is needed to start it.
 pub(crate) struct Standing {
@@ -51,45 +41,12 @@ pub(crate) struct Standing {
 #[derive(Debug)]
 pub(crate) struct Life {
     folder: PathBuf,
-    task: TaskId,
     memory_bytes: u64,
-    env: Vec<(String, String)>,
-    cwd: String,
-    pid: i32,
-    /// Taken away at its end.
-    child: RwLock<Option<Child>>,
-    /// Turns to start a program.
-    starts: Semaphore,
+    container: Arc<Container>,
     own: Own,
-    execs: Execs,
-    /// What the output of those programs takes on the disk.
-    held: Arc<Held>,
-    activity: Activity,
     readiness: Readiness,
-    phase: watch::Sender<Phase>,
+    ending: watch::Sender<Option<Ending>>,
     told: watch::Sender<Option<End>>,
-}
-
-fn gone() -> Status {
-    Status::not_found("the sandbox has ended: nothing more can be done in it")
-}
-
-/// Why a program was not started, for the client.
-fn refusal(error: ExecError) -> Status {
-    match error {
-        ExecError::NotFound(text) | ExecError::NotExecutable(text) | ExecError::NoFolder(text) => {
-            Status::invalid_argument(text)
-        }
-        error @ (ExecError::Refused(_) | ExecError::Large) => {
-            Status::invalid_argument(error.to_string())
-        }
-        ExecError::Gone(_) => gone(),
-        error => {
-            let text = crate::task::chain(&error);
-            tracing::error!(%text, "a program could not be started");
-            Status::internal(text)
-        }
-    }
 }
 
 async fn blocking<T: Send + 'static>(
@@ -153,9 +110,6 @@ impl Standing {
         let held = Held::new(&assignment.folder, Bounds::USUAL).map_err(|e| e.to_string())?;
         let start = move || prepared.start().map_err(|error| crate::task::chain(&error));
         let child = blocking(start).await?;
-        let watched = child.pidfd().try_clone_to_owned();
-        let watched = watched.and_then(|fd| pump::watched_only(fd, Interest::READABLE));
-        let watched = watched.map_err(|error| error.to_string())?;
         let Assignment { task, folder, plan, on_terminal, env, cwd, .. } = assignment;
         let Assignment { deadline, idle_timeout_ms, probe, .. } = assignment;
         let (child, exec) = match on_terminal {
@@ -171,21 +125,17 @@ impl Standing {
                 (child, Some(exec))
             }
         };
+        let rules = Rules::of_sandbox();
+        let parts = Parts { task, env, cwd, child, rules, folder: folder.clone(), held };
+        let container = Container::new(parts);
+        let watched = container.watch().map_err(|error| error.to_string())?;
         let life = Arc::new(Life {
             folder,
-            task,
             memory_bytes: plan.limits.memory_bytes,
-            env,
-            cwd,
-            pid: child.pid(),
-            child: RwLock::new(Some(child)),
-            starts: Semaphore::new(SUPERVISOR_STARTS_MAX),
+            container,
             own,
-            execs: Execs::default(),
-            held,
-            activity: Activity::new(),
             readiness: Readiness::new(probe.is_some()),
-            phase: watch::Sender::new(Phase::Running),
+            ending: watch::Sender::new(None),
             told: watch::Sender::new(None),
         });
         let limits = Limits { deadline, idle_timeout_ms, probe };
@@ -231,24 +181,9 @@ enum Cause {
 }
 
 impl Life {
-    /// Its id.
-    pub(crate) fn task(&self) -> &TaskId {
-        &self.task
-    }
-
-    /// Its first process.
-    pub(crate) fn pid(&self) -> i32 {
-        self.pid
-    }
-
-    /// The environment of programs that are started in it.
-    pub(crate) fn env(&self) -> &[(String, String)] {
-        &self.env
-    }
-
-    /// Their folder.
-    pub(crate) fn cwd(&self) -> &str {
-        &self.cwd
+    /// In which programs are started.
+    pub(crate) fn container(&self) -> &Arc<Container> {
+        &self.container
     }
 
     /// The streams of its own program.
@@ -256,48 +191,25 @@ impl Life {
         &self.own
     }
 
-    /// The programs that were started in it.
-    pub(crate) fn execs(&self) -> &Execs {
-        &self.execs
-    }
-
-    /// A stream for the output of one of them.
-    pub(crate) fn spool(&self) -> io::Result<Arc<Spool>> {
-        Spool::nameless(&self.folder, &self.held)
-    }
-
-    /// Whether it is idle.
-    pub(crate) fn activity(&self) -> &Activity {
-        &self.activity
-    }
-
     /// Whether it is ready.
     pub(crate) fn readiness(&self) -> &Readiness {
         &self.readiness
     }
 
-    /// Waits until everything in it is dead.
-    pub(crate) async fn gone(&self) {
-        let _ = self.phase.subscribe().wait_for(|phase| *phase != Phase::Running).await;
-    }
-
     /// Waits until nothing of it is left.
     pub(crate) async fn ended(&self) -> Ending {
-        let mut phase = self.phase.subscribe();
+        let mut ending = self.ending.subscribe();
         loop {
-            if let Phase::Ended(ending) = &*phase.borrow_and_update() {
+            if let Some(ending) = &*ending.borrow_and_update() {
                 return ending.clone();
             }
-            let _ = phase.changed().await;
+            let _ = ending.changed().await;
         }
     }
 
     /// How it ended, if nothing of it is left.
     pub(crate) fn ending(&self) -> Option<Ending> {
-        match &*self.phase.borrow() {
-            Phase::Ended(ending) => Some(ending.clone()),
-            Phase::Running | Phase::Gone => None,
-        }
+        self.ending.borrow().clone()
     }
 
     /// Waits until nobody reads its streams any more.
@@ -305,43 +217,17 @@ impl Life {
         for spool in [&self.own.stdout, &self.own.stderr] {
             let _ = spool.watch().wait_for(|marks| marks.readers == 0).await;
         }
-        self.execs.unread().await;
+        self.container.execs().unread().await;
     }
 
     /// Ends it; the first to say so is right.
     pub(crate) fn end(&self, end: End) {
+        self.container.close();
         self.told.send_if_modified(|told| {
             let is_first = told.is_none();
             told.get_or_insert(end);
             is_first
         });
-    }
-
-    /// Starts a program in it. Those that wait for a container that stands still leave threads
-    /// free to end it, or to let it go on.
-    pub(crate) async fn exec(
-        self: &Arc<Self>,
-        process: Process,
-        io: ExecIo,
-    ) -> Result<Exec, Status> {
-        let _turn = self.starts.acquire().await.map_err(|_| gone())?;
-        self.with_child(move |child| child.exec(&process, io).map_err(refusal)).await
-    }
-
-    /// Does something with the container that blocks.
-    pub(crate) async fn with_child<T: Send + 'static>(
-        self: &Arc<Self>,
-        work: impl FnOnce(&Child) -> Result<T, Status> + Send + 'static,
-    ) -> Result<T, Status> {
-        if self.told.borrow().is_some() {
-            return Err(gone());
-        }
-        let life = self.clone();
-        let done = tokio::task::spawn_blocking(move || {
-            let child = life.child.read().unwrap_or_else(PoisonError::into_inner);
-            work(child.as_ref().ok_or_else(gone)?)
-        });
-        done.await.unwrap_or_else(|_| Err(Status::internal("a thread of the supervisor died")))
     }
 
     async fn run(
@@ -367,9 +253,8 @@ impl Life {
         drop(tasks);
         let exit = exec.as_ref().and_then(|exec| exec.try_wait().ok().flatten());
         drop(exec);
-        let end = self.finish(cause, exit, &program).await;
+        let end = self.finish(cause, exit).await;
         stage.send_replace(Stage::Gone);
-        self.phase.send_replace(Phase::Gone);
         if let Some(stdin) = &self.own.stdin {
             stdin.end();
         }
@@ -382,7 +267,7 @@ impl Life {
         if let Err(error) = written {
             tracing::error!(%error, "the sandbox's end cannot be written down");
         }
-        self.phase.send_replace(Phase::Ended(ending));
+        self.ending.send_replace(Some(ending));
     }
 
     /// Waits until it has to end.
@@ -394,13 +279,13 @@ impl Life {
     ) -> Cause {
         let idle = async {
             match limits.idle_timeout_ms {
-                Some(time) => self.activity.idle_for(time.duration()).await,
+                Some(time) => self.container.activity().idle_for(time.duration()).await,
                 None => std::future::pending().await,
             }
         };
         let on_terminal = async {
             match exec {
-                Some(exec) => super::execs::until_end(exec, None).await,
+                Some(exec) => execs::until_end(exec, None).await,
                 None => std::future::pending().await,
             }
         };
@@ -416,59 +301,18 @@ impl Life {
         }
     }
 
-    /// Kills everything in it until its first process is gone.
-    async fn kill_all(self: &Arc<Self>, program: &AsyncFd<OwnedFd>) {
-        loop {
-            let life = self.clone();
-            let killed = tokio::task::spawn_blocking(move || {
-                let child = life.child.read().unwrap_or_else(PoisonError::into_inner);
-                child.as_ref().map_or(Ok(()), Child::kill)
-            });
-            if let Ok(Err(error)) = killed.await {
-                tracing::error!(%error, "a sandbox cannot be killed: it is tried again");
-            }
-            if tokio::time::timeout(END_PAUSE, program.readable()).await.is_ok() {
-                return;
-            }
-            self.break_off().await;
-        }
-    }
-
-    /// Lets go of killed processes that wait for a file system which does not answer.
-    async fn break_off(self: &Arc<Self>) {
-        let life = self.clone();
-        let broken = tokio::task::spawn_blocking(move || {
-            let child = life.child.read().unwrap_or_else(PoisonError::into_inner);
-            child.as_ref().map_or(Ok(()), Child::break_off)
-        });
-        if let Ok(Err(error)) = broken.await {
-            tracing::error!(%error, "a killed sandbox waits for a file system");
-        }
-    }
-
     /// Kills what is left until nothing is, and says how it ended.
-    async fn finish(
-        self: &Arc<Self>,
-        cause: Cause,
-        on_terminal: Option<Exit>,
-        program: &AsyncFd<OwnedFd>,
-    ) -> End {
+    async fn finish(&self, cause: Cause, on_terminal: Option<Exit>) -> End {
         if !matches!(cause, Cause::Program) || on_terminal.is_some() {
-            self.kill_all(program).await;
+            self.container.kill().await;
         }
-        let life = self.clone();
-        let ended = tokio::task::spawn_blocking(move || {
-            // Programs that are being started have found that it is dead.
-            let child = life.child.write().unwrap_or_else(PoisonError::into_inner).take();
-            child.map(Child::end)
-        });
-        let ended = match ended.await {
-            Ok(Some(Ok(ended))) => Some(ended),
-            Ok(Some(Err(error))) => {
+        let ended = match self.container.finish().await {
+            Some(Ok(ended)) => Some(ended),
+            Some(Err(error)) => {
                 tracing::error!(%error, "something of a sandbox is left");
                 None
             }
-            Ok(None) | Err(_) => None,
+            None => None,
         };
         if let Cause::Wanted(end) = cause {
             return end;

@@ -2,20 +2,12 @@
 //! programs, keeps its output, and ends it in time. It is the server's binary, executed once more,
 //! and outlives the server; a restarted one finds it by its socket.
 
-mod activity;
 mod control;
-mod execs;
-mod held;
-mod incoming;
 mod life;
 mod own;
-mod pump;
 mod readiness;
 mod rows;
-mod running;
-mod spool;
 mod standstill;
-mod stdin;
 pub(crate) mod words;
 
 use std::ffi::OsStr;
@@ -28,7 +20,6 @@ use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 use tonic::body::Body;
@@ -39,7 +30,6 @@ use crate::limits::{
 };
 use control::Supervisor;
 pub(crate) use rows::own_messages;
-pub(crate) use spool::Spool;
 
 /// What a supervisor is called in lists of processes: its first argument, by which it knows what
 /// it is.
@@ -82,8 +72,7 @@ fn run() -> io::Result<()> {
         }
     });
     // Each program takes some, and ended ones whose output is kept. With fewer, fewer can run.
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    jail::host::raise_open_files();
     let socket = rustix::stdio::stdin().try_clone_to_owned()?;
     let null = std::fs::File::open("/dev/null")?;
     rustix::stdio::dup2_stdin(null.as_fd())?;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tonic::Status;
 
-use super::spool::Spool;
-use super::stdin::Stdin;
+use crate::programs::spool::Spool;
+use crate::programs::stdin::Stdin;
 
 /// The streams of the sandbox's own program.
 #[derive(Debug)]

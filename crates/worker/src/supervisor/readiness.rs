@@ -10,9 +10,10 @@ use model::Time;
 use model::sandbox::{Probe, ProbeCheck};
 use tokio::sync::watch;
 
-use super::execs::until_end;
 use super::life::Life;
 use crate::limits::PROBE_TRY_MAX;
+use crate::programs::container::Container;
+use crate::programs::execs::until_end;
 use crate::task::now;
 
 /// When a sandbox became ready.
@@ -46,8 +47,8 @@ pub(crate) async fn run(life: Arc<Life>, probe: Probe) {
     loop {
         let tried = async {
             match &probe.check {
-                ProbeCheck::Tcp(port) => connects(&life, *port).await,
-                ProbeCheck::Exec(argv) => succeeds(&life, argv).await,
+                ProbeCheck::Tcp(port) => connects(life.container().pid(), *port).await,
+                ProbeCheck::Exec(argv) => succeeds(life.container(), argv).await,
             }
         };
         if tokio::time::timeout(PROBE_TRY_MAX, tried).await.unwrap_or_default() {
@@ -59,8 +60,7 @@ pub(crate) async fn run(life: Arc<Life>, probe: Probe) {
 }
 
 /// Whether somebody listens on a port inside.
-async fn connects(life: &Life, port: u16) -> bool {
-    let pid = life.pid();
+async fn connects(pid: i32, port: u16) -> bool {
     let connect = move || -> std::io::Result<()> {
         let namespace: OwnedFd = std::fs::File::open(format!("/proc/{pid}/ns/net"))?.into();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -70,16 +70,16 @@ async fn connects(life: &Life, port: u16) -> bool {
 }
 
 /// Whether a program ends with code 0.
-async fn succeeds(life: &Arc<Life>, argv: &[String]) -> bool {
+async fn succeeds(container: &Arc<Container>, argv: &[String]) -> bool {
     let process = Process {
         argv: argv.to_vec(),
-        env: life.env().to_vec(),
-        cwd: life.cwd().into(),
+        env: container.env().to_vec(),
+        cwd: container.cwd().into(),
         uid: 0,
         gid: 0,
         groups: vec![],
     };
     let Ok(stdio) = Stdio::null() else { return false };
-    let Ok(exec) = life.exec(process, ExecIo::Streams(stdio)).await else { return false };
+    let Ok(exec) = container.exec(process, ExecIo::Streams(stdio)).await else { return false };
     until_end(&exec, Some(PROBE_TRY_MAX / 2)).await == Exit::Code(0)
 }

@@ -31,6 +31,8 @@ pub(crate) struct Places<'p> {
     pub door: &'p Path,
     /// The address to ask for names, where it has a network.
     pub resolver: Option<std::net::Ipv4Addr>,
+    /// Whether clients may run programs in it.
+    pub takes_execs: bool,
 }
 
 /// What is started: the client's own program, by the image's entrypoint where it has one. That
@@ -98,10 +100,18 @@ pub(crate) fn limits(limits: &model::resources::Limits) -> Limits {
     }
 }
 
-/// The plan of a task's container.
-pub(crate) fn plan(spec: &TaskSpec, image: &Image, places: Places<'_>) -> Plan {
+/// The plan of a task's container, and the program in it.
+pub(crate) fn plan(spec: &TaskSpec, image: &Image, places: Places<'_>) -> (Plan, Process) {
     let hostname = "palisade".to_owned();
-    Plan {
+    let process = Process {
+        argv: program(image),
+        env: environment(spec, image),
+        cwd: cwd(image),
+        uid: 0,
+        gid: 0,
+        groups: Vec::new(),
+    };
+    let plan = Plan {
         name: places.name,
         cgroup_parent: places.cgroup_parent,
         ids: places.ids,
@@ -126,17 +136,11 @@ pub(crate) fn plan(spec: &TaskSpec, image: &Image, places: Places<'_>) -> Plan {
         tmpfs: Vec::new(),
         shm_bytes: SHM_BYTES.min(spec.limits.memory_bytes / 2),
         limits: limits(&spec.limits),
-        process: Some(Process {
-            argv: program(image),
-            env: environment(spec, image),
-            cwd: cwd(image),
-            uid: 0,
-            gid: 0,
-            groups: Vec::new(),
-        }),
-        takes_execs: false,
+        process: Some(process.clone()),
+        takes_execs: places.takes_execs,
         end_with_caller: true,
-    }
+    };
+    (plan, process)
 }
 
 /// The image's working folder; `/root` where it says nothing, as the client's users expect.

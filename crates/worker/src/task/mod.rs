@@ -1,10 +1,12 @@
 //! One container's life on this worker.
 
+mod containers;
 pub(crate) mod inside;
 mod keep;
 mod output;
 mod run;
 
+pub(crate) use containers::{Containers, Found};
 pub(crate) use output::now;
 pub(crate) use run::{chain, run};
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,16 +11,17 @@ use jail::network::Policy;
 use jail::{Child, Ended, Exit, Prepared, Stdio};
 use model::link::{End, Report, Stream};
 use model::spec::{Network, TaskSpec};
-use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tonic::Status;
 use tracing::Instrument;
 
 use super::inside::{Places, plan};
 use super::keep::Keeping;
 use super::{output, plain_name};
 use crate::door::Door;
-use crate::limits::LAST_OUTPUT_MAX;
+use crate::limits::{KILL_MAX, LAST_OUTPUT_MAX};
+use crate::programs::container::Container;
 use crate::{Worker, ids, roots};
 
 /// A container could not be started. The text goes to whoever called.
@@ -84,9 +85,12 @@ pub(crate) async fn run(
     stop: watch::Receiver<Option<Duration>>,
 ) -> End {
     let span = tracing::info_span!("task", task = %spec.task, app = %spec.app);
-    let limit_bytes = spec.limits.memory_bytes;
+    let (task, limit_bytes) = (spec.task.clone(), spec.limits.memory_bytes);
     async move {
-        match live(&worker, spec, stop).await {
+        worker.containers.begin(&spec);
+        let lived = live(&worker, spec, stop).await;
+        worker.containers.ended(&task);
+        match lived {
             Ok((_, true)) => End::Stopped,
             Ok((Ended { oom: true, .. }, false)) => End::OutOfMemory { limit_bytes },
             Ok((Ended { exit: Exit::Code(code), .. }, false)) => End::Exit { code },
@@ -123,17 +127,18 @@ async fn live(
     mut stop: watch::Receiver<Option<Duration>>,
 ) -> Result<(Ended, bool), Error> {
     let task = spec.task.clone();
-    let (child, mut held, streams) = start(worker, spec).await?;
+    let (container, mut held, streams) = start(worker, spec).await?;
     worker.report(Report::Started { task: task.clone() }).await;
     let mut following = JoinSet::new();
     for (stream, pipe) in streams {
         following.spawn(output::follow(worker.clone(), task.clone(), stream, pipe));
     }
-    let stopped = until_end(&child, &mut stop).await;
-    let ended = tokio::task::spawn_blocking(move || child.end())
-        .await
-        .map_err(|_| Error::Thread)?
-        .map_err(|error| io::Error::other(chain(&error)))?;
+    let stopped = until_end(&container, &mut stop).await;
+    if stopped && tokio::time::timeout(KILL_MAX, container.kill()).await.is_err() {
+        tracing::warn!("a container takes long to die");
+    }
+    let ended = container.finish().await.ok_or(Error::Thread)?;
+    let ended = ended.map_err(|error| io::Error::other(chain(&error)))?;
     // Nothing holds the pipes any more, so their ends come at once.
     let rest = async { while following.join_next().await.is_some() {} };
     if tokio::time::timeout(LAST_OUTPUT_MAX, rest).await.is_err() {
@@ -171,15 +176,13 @@ async fn release(worker: &Arc<Worker>, held: Held) {
     }
 }
 
-#[expect(deprecated, reason = "an OwnedFd stays open as long as it is watched")]
-fn watch_fd(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    AsyncFd::new(pidfd)
-}
-
 /// Waits until the container's program has ended by itself, or the time it was given to do so is
 /// over. Says whether it was told to end.
-async fn until_end(child: &Child, stop: &mut watch::Receiver<Option<Duration>>) -> bool {
-    let watched = match child.pidfd().try_clone_to_owned().and_then(watch_fd) {
+async fn until_end(
+    container: &Arc<Container>,
+    stop: &mut watch::Receiver<Option<Duration>>,
+) -> bool {
+    let watched = match container.watch() {
         Ok(watched) => watched,
         Err(error) => {
             tracing::error!(%error, "a container cannot be watched: it is ended");
@@ -198,7 +201,10 @@ async fn until_end(child: &Child, stop: &mut watch::Receiver<Option<Duration>>) 
         return true;
     }
     // The client's program ends well on SIGINT: it runs what its classes do at exit.
-    if let Err(error) = child.signal(libc::SIGINT) {
+    let interrupt = |child: &Child| {
+        child.signal(libc::SIGINT).map_err(|error| Status::unavailable(error.to_string()))
+    };
+    if let Err(error) = container.with_child(interrupt).await {
         tracing::debug!(%error, "a container did not take the signal to end");
     }
     let gone_or_late = async {
@@ -215,7 +221,10 @@ async fn until_end(child: &Child, stop: &mut watch::Receiver<Option<Duration>>) 
 
 type Streams = Vec<(Stream, OwnedFd)>;
 
-async fn start(worker: &Arc<Worker>, spec: TaskSpec) -> Result<(Child, Held, Streams), Error> {
+async fn start(
+    worker: &Arc<Worker>,
+    spec: TaskSpec,
+) -> Result<(Arc<Container>, Held, Streams), Error> {
     let turn = worker.changes.acquire().await.map_err(|_| Error::Thread)?;
     let name = plain_name(&spec.task);
     let ids = worker.ids.take().ok_or(Error::Ids)?;
@@ -248,8 +257,9 @@ async fn start(worker: &Arc<Worker>, spec: TaskSpec) -> Result<(Child, Held, Str
         dirs: held.files.dirs(),
         door: held.door.folder(),
         resolver,
+        takes_execs: worker.containers.takes_execs(&spec),
     };
-    let plan = plan(&spec, &image, places);
+    let (plan, process) = plan(&spec, &image, places);
     if let Files::Kept(keeping) = &mut held.files {
         keeping.note_mount_points(&plan);
     }
@@ -258,7 +268,7 @@ async fn start(worker: &Arc<Worker>, spec: TaskSpec) -> Result<(Child, Held, Str
         .map_err(|_| Error::Thread)??;
     let child = open_up(worker, &spec, prepared, &mut held).await?;
     drop(turn);
-    Ok((child, held, streams))
+    Ok((worker.containers.started(&spec.task, process, child), held, streams))
 }
 
 /// Gives a prepared container the network that it may have, then lets its program run.

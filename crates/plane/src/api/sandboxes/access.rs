@@ -4,13 +4,13 @@ use model::router_token::mint;
 use model::sandbox::TunnelKind;
 use model::{SandboxId, TaskId};
 use store::sandboxes::{self, Phase, Sandbox, connect_tokens};
-use store::{Db, Hint, Scope, tasks};
+use store::{Db, Hint, tasks};
 use wire::client as pb;
 
 use super::find;
 use super::life::wait_of;
 use crate::Plane;
-use crate::api::gate::{Cx, Member};
+use crate::api::gate::{Cx, Member, Scoped};
 use crate::api::poll::Poll;
 use crate::api::refusal::Refusal;
 use crate::identity::secret_hash;
@@ -37,37 +37,44 @@ pub(super) fn router_url<C>(cx: &Cx<C>) -> String {
     }
 }
 
-/// Finds the sandbox of a container of the caller's.
-pub(super) async fn find_by_task(db: &mut Db, scope: &Scope, id: &str) -> Result<Sandbox, Refusal> {
+/// Finds a container of the caller's whose command router it may use: of a sandbox, also an ended
+/// one, because what its program has printed is read there; or of a function, as long as it lives.
+/// No container may run commands in those of functions: they hold what their callers sent them.
+async fn open(db: &mut Db, caller: &Member, id: &str) -> Result<TaskId, Refusal> {
     let task = TaskId::parse(id)?;
-    if let Some(sandbox) = sandboxes::by_task(db, scope, &task).await? {
-        return Ok(sandbox);
+    if let Some(sandbox) = sandboxes::by_task(db, caller.scope(), &task).await? {
+        return Ok(sandbox.task);
     }
-    if tasks::get(db, scope, &task).await?.is_some() {
+    let task = tasks::get(db, caller.scope(), &task).await?;
+    let task = task.ok_or_else(|| Refusal::not_found("container", id))?;
+    if matches!(caller, Member::Task(_)) {
         let text = format!(
-            "commands in containers of functions are not served yet, and `{id}` is one: run them \
-             in a sandbox"
+            "`{id}` is a container of a function: only a client with a token may run commands in \
+             it, not a container"
         );
-        return Err(Refusal::Conflict(text));
+        return Err(Refusal::Denied(text));
     }
-    Err(Refusal::not_found("container", id))
+    if task.phase == tasks::Phase::Ended {
+        let text = format!("container `{id}` has ended: nothing more can be run in it");
+        return Err(Refusal::NotFound(text));
+    }
+    Ok(task.id)
 }
 
-/// Access to the command router of a sandbox. An ended one has it, too: what its program has
-/// printed is read there.
+/// Access to the command router of a container.
 pub(in crate::api) async fn router_access(
     cx: Cx<Member>,
     req: pb::SandboxGetCommandRouterAccessRequest,
 ) -> Result<pb::SandboxGetCommandRouterAccessResponse, Refusal> {
     use pb::sandbox_get_command_router_access_request::Target;
     let mut db = cx.plane.store.read().await?;
-    let sandbox = match &req.target {
-        Some(Target::SandboxId(id)) => find(&mut db, cx.scope(), id).await?,
-        Some(Target::TaskId(id)) => find_by_task(&mut db, cx.scope(), id).await?,
+    let task = match &req.target {
+        Some(Target::SandboxId(id)) => find(&mut db, cx.scope(), id).await?.task,
+        Some(Target::TaskId(id)) => open(&mut db, &cx.caller, id).await?,
         None => return Err(Refusal::invalid("sandbox_id", "it is missing")),
     };
     Ok(pb::SandboxGetCommandRouterAccessResponse {
-        jwt: router_token(&cx.plane, &sandbox.task),
+        jwt: router_token(&cx.plane, &task),
         url: router_url(&cx),
         worker_ipv4_address: String::new(),
     })
@@ -79,8 +86,8 @@ pub(in crate::api) async fn task_router_access(
     req: pb::TaskGetCommandRouterAccessRequest,
 ) -> Result<pb::TaskGetCommandRouterAccessResponse, Refusal> {
     let mut db = cx.plane.store.read().await?;
-    let sandbox = find_by_task(&mut db, cx.scope(), &req.task_id).await?;
-    let jwt = router_token(&cx.plane, &sandbox.task);
+    let task = open(&mut db, &cx.caller, &req.task_id).await?;
+    let jwt = router_token(&cx.plane, &task);
     Ok(pb::TaskGetCommandRouterAccessResponse { jwt, url: router_url(&cx) })
 }
 

@@ -10,6 +10,7 @@ use model::TaskId;
 use sha2::{Digest, Sha256};
 use store::Hint;
 use store::sandboxes::{self, Phase};
+use store::tasks;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status, Streaming};
@@ -17,7 +18,7 @@ use wire::router as pb;
 use wire::rpc::router as rpc;
 use wire::rpc::{ServerStreaming, Unary};
 
-use super::access::{find_by_task, router_token};
+use super::access::router_token;
 use crate::Plane;
 use crate::api::gate::{Cx, Member};
 use crate::api::poll::Poll;
@@ -72,10 +73,20 @@ pub(super) fn parts(id: &str) -> Option<(&str, &str)> {
 
 impl Inside {
     /// The sandbox of a container.
-    pub(super) async fn of(cx: &Cx<Member>, task: &str) -> Result<Self, Refusal> {
+    pub(super) async fn of(cx: &Cx<Member>, id: &str) -> Result<Self, Refusal> {
         let mut db = cx.plane.store.read().await?;
-        let sandbox = find_by_task(&mut db, cx.scope(), task).await?;
-        Ok(Self { plane: cx.plane.clone(), task: sandbox.task })
+        let task = TaskId::parse(id)?;
+        if let Some(sandbox) = sandboxes::by_task(&mut db, cx.scope(), &task).await? {
+            return Ok(Self { plane: cx.plane.clone(), task: sandbox.task });
+        }
+        if tasks::get(&mut db, cx.scope(), &task).await?.is_none() {
+            return Err(Refusal::not_found("container", id));
+        }
+        let text = format!(
+            "`{id}` is a container of a function: clients from 1.2 on run commands in it, this one \
+             does so in sandboxes only"
+        );
+        Err(Refusal::Conflict(text))
     }
 
     /// The sandbox in which something was started, and what it is called there.

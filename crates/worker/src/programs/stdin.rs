@@ -9,8 +9,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{MutexGuard, watch};
 use tonic::Status;
 
-use super::words::Piece;
 use crate::limits::END_AFTER_STDIN_MAX;
+use crate::supervisor::words::Piece;
 
 /// Why nothing more can be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -116,7 +117,9 @@ impl Spool {
             Ok(file) => file.into(),
             // The file system cannot: a name for a moment.
             Err(_) => {
-                let path = folder.join("stream");
+                static NUMBERS: AtomicU64 = AtomicU64::new(0);
+                let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+                let path = folder.join(format!("stream-{number}"));
                 let file = File::options().create_new(true).read(true).write(true).open(&path)?;
                 std::fs::remove_file(&path)?;
                 file

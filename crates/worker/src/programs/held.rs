@@ -1,6 +1,6 @@
-//! What the output of a sandbox's programs takes on the disk, all streams together. A program waits
-//! when it is too much, or when the disk is nearly full; what is kept only for readers that have
-//! lost their connection goes first.
+//! What the output of a sandbox's programs takes on the disk, all streams together; or
+//! that of all functions' containers of a worker. A program waits when it is too much, or when the
+//! disk is nearly full; what is kept only for readers that have lost their connection goes first.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;

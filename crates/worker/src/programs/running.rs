@@ -1,10 +1,10 @@
-//! A program that was started in the sandbox, also after its end: its streams, and how it ended.
+//! A program that was started in a container, also after its end: its streams, and how it ended.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jail::Exit;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tonic::Status;
 
 use super::spool::Spool;
@@ -28,6 +28,8 @@ pub(crate) struct Streams {
     pub(crate) stdout: Option<Arc<Spool>>,
     /// Its standard error.
     pub(crate) stderr: Option<Arc<Spool>>,
+    /// Its place among the programs of all containers, where there are so many.
+    pub(crate) _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Running {

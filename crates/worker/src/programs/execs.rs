@@ -1,4 +1,4 @@
-//! The programs that clients start in the sandbox, by the ids that clients give them.
+//! The programs that clients start in a container, by the ids that clients give them.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,20 +10,18 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::life::Life;
+use super::container::Container;
 use super::pump::{self, Stage, watched, watched_only};
+use super::rules::Rules;
 use super::running::{Running, Streams};
 use super::spool::Spool;
 use super::stdin::Stdin;
-use crate::limits::{
-    EXEC_END_KEPT_MAX, EXEC_READ_KEPT_MAX, EXEC_UNREAD_KEPT_MAX, EXECS_ENDED_MAX, EXECS_KNOWN_MAX,
-    EXECS_MAX,
-};
+use crate::limits::{EXEC_END_KEPT_MAX, EXEC_READ_KEPT_MAX, EXEC_UNREAD_KEPT_MAX, EXECS_KNOWN_MAX};
 
 /// What is to be started, checked.
 #[derive(Debug, Clone, Serialize)]
@@ -70,13 +68,31 @@ struct Entry {
     ended: Option<(Instant, bool)>,
 }
 
-/// All programs of a sandbox.
-#[derive(Debug, Default)]
-pub(crate) struct Execs(Mutex<HashMap<String, Entry>>);
+/// All programs of a container.
+#[derive(Debug)]
+pub(crate) struct Execs {
+    rules: Rules,
+    entries: Mutex<HashMap<String, Entry>>,
+}
 
 impl Execs {
+    /// None yet.
+    pub(crate) fn new(rules: Rules) -> Self {
+        Self { rules, entries: Mutex::default() }
+    }
+
+    /// How many it takes.
+    pub(crate) fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Whether none is known.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts a program, or finds that it was started before.
@@ -85,11 +101,11 @@ impl Execs {
     /// Why it does not run; told to the client.
     pub(crate) async fn start(
         &self,
-        life: &Arc<Life>,
+        container: &Arc<Container>,
         id: &str,
         program: Program,
     ) -> Result<(), Status> {
-        let mut outcome = self.begin(life, id, program)?;
+        let mut outcome = self.begin(container, id, program)?;
         let outcome = outcome.wait_for(Option::is_some).await;
         let outcome = outcome.map_err(|_| Status::internal("the start was given up"))?.clone();
         match outcome {
@@ -102,7 +118,7 @@ impl Execs {
     /// The start goes on if the client's connection is lost: it will ask again.
     fn begin(
         &self,
-        life: &Arc<Life>,
+        container: &Arc<Container>,
         id: &str,
         program: Program,
     ) -> Result<watch::Receiver<Outcome>, Status> {
@@ -116,17 +132,19 @@ impl Execs {
                 "exec_id: another program was started as `{id}`"
             )));
         }
-        forget(&mut entries, Instant::now());
-        if entries.values().filter(|entry| entry.ended.is_none()).count() >= EXECS_MAX {
+        let Rules { noun, running_max, ended_max, .. } = self.rules;
+        forget(&mut entries, ended_max, Instant::now());
+        if entries.values().filter(|entry| entry.ended.is_none()).count() >= running_max {
             return Err(Status::resource_exhausted(format!(
-                "{EXECS_MAX} programs run in this sandbox: wait until some have ended"
+                "{running_max} programs run in this {noun}: wait until some have ended"
             )));
         }
+        let place = self.rules.place()?;
         let (tell, outcome) = watch::channel(None);
         let entry = Entry { hash, outcome: outcome.clone(), ended: None };
         entries.insert(id.to_owned(), entry);
-        let (life, id) = (life.clone(), id.to_owned());
-        tokio::spawn(async move { run(life, id, program, tell).await });
+        let (container, id) = (container.clone(), id.to_owned());
+        tokio::spawn(async move { run(container, id, program, place, tell).await });
         Ok(outcome)
     }
 
@@ -136,7 +154,8 @@ impl Execs {
     /// NOT_FOUND.
     pub(crate) async fn find(&self, id: &str) -> Result<Arc<Running>, Status> {
         let unknown = || {
-            Status::not_found(format!("exec_id: no program was started as `{id}` in this sandbox"))
+            let noun = self.rules.noun;
+            Status::not_found(format!("exec_id: no program was started as `{id}` in this {noun}"))
         };
         let outcome = self.lock().get(id).map(|entry| entry.outcome.clone());
         let mut outcome = outcome.ok_or_else(unknown)?;
@@ -149,6 +168,20 @@ impl Execs {
     fn mark_ended(&self, id: &str) {
         if let Some(entry) = self.lock().get_mut(id) {
             entry.ended = Some((Instant::now(), false));
+        }
+    }
+
+    /// Has an ended program's output forgotten in time where others wait for its place; elsewhere
+    /// that is done when the next one is started.
+    async fn forgotten(&self, container: &Container, id: &str) {
+        let has_place = || self.lock().get(id).is_some_and(Entry::has_output);
+        while self.rules.places.is_some() && has_place() {
+            tokio::select! {
+                () = tokio::time::sleep(EXEC_READ_KEPT_MAX) => {
+                    forget(&mut self.lock(), self.rules.ended_max, Instant::now());
+                }
+                () = container.gone() => return,
+            }
         }
     }
 
@@ -168,7 +201,7 @@ impl Execs {
 
 /// Forgets the output of programs that ended long ago, later also how they ended; and the oldest of
 /// too many.
-fn forget(entries: &mut HashMap<String, Entry>, now: Instant) {
+fn forget(entries: &mut HashMap<String, Entry>, ended_max: usize, now: Instant) {
     for entry in entries.values_mut() {
         if let Some((at, false)) = entry.ended
             && entry.is_read()
@@ -188,7 +221,7 @@ fn forget(entries: &mut HashMap<String, Entry>, now: Instant) {
         Some((at, _)) => now - at < EXEC_READ_KEPT_MAX,
         None => true,
     });
-    for id in oldest(entries, EXECS_ENDED_MAX, Entry::has_output) {
+    for id in oldest(entries, ended_max, Entry::has_output) {
         entries[&id].forget_output();
     }
     for id in oldest(entries, EXECS_KNOWN_MAX, |_| true) {
@@ -251,14 +284,20 @@ fn null() -> Result<OwnedFd, Status> {
 }
 
 /// Starts a program and stays with it until its end, and that of all that hold its streams.
-async fn run(life: Arc<Life>, id: String, program: Program, tell: watch::Sender<Outcome>) {
-    let busy = life.activity().busy();
+async fn run(
+    container: Arc<Container>,
+    id: String,
+    program: Program,
+    place: Option<OwnedSemaphorePermit>,
+    tell: watch::Sender<Outcome>,
+) {
+    let busy = container.activity().busy();
     let timeout = program.timeout;
-    let (exec, running, outputs) = match start(&life, program).await {
+    let (exec, running, outputs) = match start(&container, program, place).await {
         Ok(started) => started,
         Err(status) => {
             tell.send_replace(Some(Err(status)));
-            life.execs().mark_ended(&id);
+            container.execs().mark_ended(&id);
             return;
         }
     };
@@ -274,45 +313,56 @@ async fn run(life: Arc<Life>, id: String, program: Program, tell: watch::Sender<
     drop(exec);
     stage.send_replace(Stage::Ended);
     running.end(exit);
-    life.execs().mark_ended(&id);
+    container.execs().mark_ended(&id);
     drop((busy, running));
-    let all = async { while pumps.join_next().await.is_some() {} };
-    tokio::pin!(all);
-    tokio::select! {
-        () = &mut all => {}
-        () = life.gone() => {
-            stage.send_replace(Stage::Gone);
-            all.await;
+    let pumped = async {
+        let all = async { while pumps.join_next().await.is_some() {} };
+        tokio::pin!(all);
+        tokio::select! {
+            () = &mut all => {}
+            () = container.gone() => {
+                stage.send_replace(Stage::Gone);
+                all.await;
+            }
         }
-    }
+    };
+    tokio::join!(pumped, container.execs().forgotten(&container, &id));
 }
 
-async fn start(life: &Arc<Life>, program: Program) -> Result<(Exec, Running, Outputs), Status> {
+async fn start(
+    container: &Arc<Container>,
+    program: Program,
+    place: Option<OwnedSemaphorePermit>,
+) -> Result<(Exec, Running, Outputs), Status> {
     if let Some((rows, columns)) = program.terminal {
-        let exec = life.exec(program.process, ExecIo::Terminal { rows, columns }).await?;
+        let exec = container.exec(program.process, ExecIo::Terminal { rows, columns }).await?;
         let terminal = exec.terminal().ok_or_else(|| failed("the terminal is missing"))?;
         let terminal = terminal.try_clone_to_owned().map_err(failed)?;
         let both = Interest::READABLE | Interest::WRITABLE;
         let terminal = Arc::new(watched(terminal, both).map_err(failed)?);
-        let stdout = life.spool().map_err(failed)?;
+        let stdout = container.spool().map_err(failed)?;
         // What it writes to standard error comes out of the terminal, too.
-        let stderr = life.spool().map_err(failed)?;
+        let stderr = container.spool().map_err(failed)?;
         stderr.finish();
         let stdin = Stdin::new(terminal.clone(), true);
         let outputs = vec![(terminal, stdout.clone())];
-        let streams = Streams { stdout: Some(stdout), stderr: Some(stderr) };
+        let streams = Streams { stdout: Some(stdout), stderr: Some(stderr), _place: place };
         return Ok((exec, Running::new(streams, stdin), outputs));
     }
-    let (stdio, running, outputs) = streams(life, &program)?;
-    let exec = life.exec(program.process, ExecIo::Streams(stdio)).await?;
+    let (stdio, running, outputs) = streams(container, &program, place)?;
+    let exec = container.exec(program.process, ExecIo::Streams(stdio)).await?;
     Ok((exec, running, outputs))
 }
 
 /// What a program is given, and what we keep of it.
-fn streams(life: &Life, program: &Program) -> Result<(Stdio, Running, Outputs), Status> {
+fn streams(
+    container: &Container,
+    program: &Program,
+    place: Option<OwnedSemaphorePermit>,
+) -> Result<(Stdio, Running, Outputs), Status> {
     let mut outputs = vec![];
     let mut kept = || -> Result<_, Status> {
-        let spool = life.spool().map_err(failed)?;
+        let spool = container.spool().map_err(failed)?;
         let (ours, theirs) = pipe()?;
         let ours = Arc::new(watched(ours, Interest::READABLE).map_err(failed)?);
         outputs.push((ours, spool.clone()));
@@ -326,7 +376,7 @@ fn streams(life: &Life, program: &Program) -> Result<(Stdio, Running, Outputs), 
     };
     let (their_stdin, stdin) = pipe()?;
     let stdin = Arc::new(watched(stdin, Interest::WRITABLE).map_err(failed)?);
-    let running = Running::new(Streams { stdout, stderr }, Stdin::new(stdin, false));
+    let running = Running::new(Streams { stdout, stderr, _place: place }, Stdin::new(stdin, false));
     Ok((Stdio { stdin: their_stdin, stdout: theirs, stderr: their_stderr }, running, outputs))
 }
 
@@ -376,6 +426,7 @@ pub(crate) async fn until_end(exec: &Exec, timeout: Option<Duration>) -> Exit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::EXECS_ENDED_MAX;
 
     /// A program without output.
     fn entry(ended: Option<Instant>) -> Entry {
@@ -400,11 +451,11 @@ mod tests {
             assert_eq!(running.output(false).is_ok(), has_output, "{id}");
             assert_eq!(running.exit(), Some(Exit::Code(7)));
         };
-        forget(&mut entries, begun + EXEC_READ_KEPT_MAX);
+        forget(&mut entries, EXECS_ENDED_MAX, begun + EXEC_READ_KEPT_MAX);
         for (id, has_output) in [("runs", true), ("first", false), ("later", true)] {
             check(&entries, id, has_output);
         }
-        forget(&mut entries, begun + EXEC_END_KEPT_MAX);
+        forget(&mut entries, EXECS_ENDED_MAX, begun + EXEC_END_KEPT_MAX);
         check(&entries, "runs", true);
         check(&entries, "later", false);
         assert!(!entries.contains_key("first"));
@@ -419,7 +470,7 @@ mod tests {
         };
         let count = u32::try_from(EXECS_ENDED_MAX).unwrap() + 2;
         let mut entries: HashMap<_, _> = (0..count).map(numbered).collect();
-        forget(&mut entries, begun + Duration::from_secs(60));
+        forget(&mut entries, EXECS_ENDED_MAX, begun + Duration::from_secs(60));
         assert_eq!(entries.len(), count as usize);
         let kept = ["0", "1", "2"].map(|id| entries[id].has_output());
         assert_eq!(kept, [false, false, true]);
