@@ -31,6 +31,11 @@ pub(super) fn builder_version(client_version: &str) -> &'static str {
     }
 }
 
+/// Whether clients take a host for their own machine (1.6.4), and it is nobody else's name.
+pub(super) fn is_loopback_name(host: &str) -> bool {
+    matches!(host, "localhost" | "127.0.0.1" | "::1" | "[::1]")
+}
+
 /// Whether a release of the Python client takes a command router without TLS on loopback (1.5.0
 /// and later do; 1.4.3 and earlier demand TLS).
 pub(super) fn takes_http_router(client_version: &str) -> bool {

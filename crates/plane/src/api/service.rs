@@ -14,6 +14,7 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::server::{Grpc, ServerStreamingService, UnaryService};
 
 use super::gate::{Caller, Meta, RESTRICTED};
+use super::identity;
 use super::intake::{self, Intake};
 use super::receipt;
 use super::table::{Answer, Row, RpcTable};
@@ -144,11 +145,12 @@ fn unknown(caller: &Caller, path: &str) -> Status {
 fn meta<B>(request: &Request<B>, caller: &Caller) -> Meta {
     let text = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
     let client_version = text("x-modal-client-version").unwrap_or_default();
-    // What the client itself takes for loopback (1.6.4), of what names this host.
-    let by_loopback = request
-        .uri()
-        .host()
-        .is_some_and(|host| matches!(host, "localhost" | "127.0.0.1" | "::1" | "[::1]"));
+    // Whoever asks in TLS goes on in TLS. A container's requests name a host, too, but its client
+    // knows that its socket is none.
+    let uri = request.uri();
+    let by_loopback = matches!(caller, Caller::User(_))
+        && uri.scheme_str() == Some("http")
+        && uri.host().is_some_and(identity::is_loopback_name);
     let is_python = text("x-modal-python-version").is_some();
     // A container's keys are its own: it cannot fetch an answer that was given to somebody else.
     let whose = match caller {
@@ -157,9 +159,7 @@ fn meta<B>(request: &Request<B>, caller: &Caller) -> Meta {
     };
     Meta {
         client_version: client_version.to_owned(),
-        takes_plain_router: by_loopback
-            && is_python
-            && super::identity::takes_http_router(client_version),
+        takes_plain_router: by_loopback && is_python && identity::takes_http_router(client_version),
         idempotency_key: text("x-idempotency-key")
             .filter(|key| !key.is_empty() && key.len() <= 128)
             .map(|key| format!("{whose}{key}")),
@@ -249,15 +249,27 @@ where
 
 #[cfg(test)]
 mod tests {
+    use super::super::gate::{Task, User};
     use super::*;
 
     fn takes_plain_router(uri: &str, python: bool, version: &str) -> bool {
+        of(&user(), uri, python, version)
+    }
+
+    fn scope() -> store::Scope {
+        store::Scope { workspace: model::WorkspaceId::new([1; 16]) }
+    }
+
+    fn user() -> Caller {
+        Caller::User(User { scope: scope() })
+    }
+
+    fn of(caller: &Caller, uri: &str, python: bool, version: &str) -> bool {
         let mut request = Request::post(uri).header("x-modal-client-version", version);
         if python {
             request = request.header("x-modal-python-version", "3.11.2");
         }
-        let caller = Caller::Nobody("nobody");
-        meta(&request.body(()).unwrap(), &caller).takes_plain_router
+        meta(&request.body(()).unwrap(), caller).takes_plain_router
     }
 
     /// Whoever is told of a plaintext router that does not take one cannot work at all.
@@ -278,7 +290,15 @@ mod tests {
             );
         }
         assert!(!takes_plain_router("http://127.0.0.1:1/x", false, "1.6.4"));
-        // A container's request has no host.
+        assert!(!takes_plain_router("https://127.0.0.1:1/x", true, "1.6.4"));
         assert!(!takes_plain_router("/x", true, "1.6.4"));
+        let task = Caller::Task(Task {
+            scope: scope(),
+            id: model::TaskId::new([1; 16]),
+            app: model::AppId::new([1; 16]),
+            function: model::FunctionId::new([1; 16]),
+            restricted: false,
+        });
+        assert!(!of(&task, "http://127.0.0.1:50051/x", true, "1.6.4"));
     }
 }

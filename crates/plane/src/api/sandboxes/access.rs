@@ -11,6 +11,7 @@ use super::find;
 use super::life::wait_of;
 use crate::Plane;
 use crate::api::gate::{Cx, Member, Scoped};
+use crate::api::identity::is_loopback_name;
 use crate::api::poll::Poll;
 use crate::api::refusal::Refusal;
 use crate::identity::secret_hash;
@@ -30,7 +31,9 @@ pub(super) fn router_token(plane: &Plane, task: &TaskId) -> String {
 pub(super) fn router_url<C>(cx: &Cx<C>) -> String {
     let url = cx.plane.config.router_url.clone();
     let is_plain = cx.plane.config.gateway_url.starts_with("http://");
-    if is_plain && cx.meta.takes_plain_router {
+    // The way to a server by a loopback name may be a tunnel, which the router's would not be.
+    let stays_here = is_loopback_name(host(&cx.plane));
+    if is_plain && stays_here && cx.meta.takes_plain_router {
         url.replacen("https://", "http://", 1)
     } else {
         url
@@ -98,10 +101,10 @@ fn origin(plane: &Plane) -> &str {
 }
 
 /// The name under which clients reach the server: that of its URL.
-fn host(plane: &Plane) -> String {
+fn host(plane: &Plane) -> &str {
     let origin = origin(plane);
     let host = origin.split_once("://").map_or(origin, |(_, host)| host);
-    host.trim_start_matches('[').trim_end_matches(']').to_owned()
+    host.trim_start_matches('[').trim_end_matches(']')
 }
 
 /// Another port of the server, as its own is reached.
@@ -116,13 +119,13 @@ pub(super) fn tunnel_list(plane: &Plane, sandbox: &Sandbox) -> Vec<pb::TunnelDat
         let container_port = u32::from(open.port);
         Some(match open.kind {
             TunnelKind::Encrypted | TunnelKind::Http2 => pb::TunnelData {
-                host: host(plane),
+                host: host(plane).to_owned(),
                 port,
                 container_port,
                 ..pb::TunnelData::default()
             },
             TunnelKind::Plain => pb::TunnelData {
-                unencrypted_host: Some(host(plane)),
+                unencrypted_host: Some(host(plane).to_owned()),
                 unencrypted_port: Some(port),
                 container_port,
                 ..pb::TunnelData::default()
