@@ -222,6 +222,24 @@ def test_one_container_takes_so_many_programs(server, closed):
     serving.eventually(lambda: start()[0] == OK, 30, "there is room again")
 
 
+def test_programs_count_as_long_as_what_they_have_started_holds_their_streams(server, living):
+    """Each costs the server open files, and the containers' code decides for how long."""
+    token = token_of(server, living)
+
+    def start() -> tuple[int, str]:
+        pipe = task_command_router_pb2.TASK_EXEC_STDOUT_CONFIG_PIPE
+        request = start_of(living, "sh", "-c", "sleep 12 & exit 0", stdout_config=pipe)
+        return router(server, "TaskExecStart", request, token)
+
+    taken = 0
+    while (answer := start())[0] == OK:
+        taken += 1
+        assert taken <= 64
+    assert answer[0] == EXHAUSTED and "64 programs run in this container" in answer[1]
+    assert 0 < taken <= 64
+    serving.eventually(lambda: start()[0] == OK, 30, "there is room again")
+
+
 def test_a_program_whose_time_is_over_ends_with_its_children(server, task):
     mark = random.randrange(10**8, 10**9)
     script = f"setsid sleep {mark} & sleep {mark}"

@@ -222,14 +222,15 @@ impl Worker {
         if let Err(error) = self.doors.close() {
             tracing::error!(%error, "the folder of the containers' sockets could not be removed");
         }
+        // Those that did not end in time stand on what is given back next.
+        if let Err(error) = jail::sweep(&self.cgroup_parent(), &[]) {
+            tracing::error!(%error, "a container's control group could not be removed");
+        }
         if let Err(error) = self.disk.close() {
             tracing::error!(%error, "the disk space of containers could not be given back");
         }
         if let Err(error) = self.tools.close() {
             tracing::error!(%error, "the file tool of sandboxes could not be taken away");
-        }
-        if let Err(error) = jail::sweep(&self.cgroup_parent(), &[]) {
-            tracing::error!(%error, "a container's control group could not be removed");
         }
         // Nobody reads any more from supervisors of sandboxes that have ended, and those that wait
         // for one are not needed; neither is what would have built their containers.

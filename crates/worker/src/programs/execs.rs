@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use jail::{Exec, ExecIo, Exit, Process, Stdio};
@@ -10,18 +10,18 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::Status;
 
 use super::container::Container;
 use super::pump::{self, Stage, watched, watched_only};
-use super::rules::Rules;
+use super::rules::{Place, Rules};
 use super::running::{Running, Streams};
 use super::spool::Spool;
 use super::stdin::Stdin;
-use crate::limits::{EXEC_END_KEPT_MAX, EXEC_READ_KEPT_MAX, EXEC_UNREAD_KEPT_MAX, EXECS_KNOWN_MAX};
+use crate::limits::{EXEC_END_KEPT_MAX, EXEC_READ_KEPT_MAX, EXEC_UNREAD_KEPT_MAX};
 
 /// What is to be started, checked.
 #[derive(Debug, Clone, Serialize)]
@@ -66,6 +66,8 @@ struct Entry {
     outcome: watch::Receiver<Outcome>,
     /// When it ended, and whether its output was read to its end then.
     ended: Option<(Instant, bool)>,
+    /// Alive as long as something is read from what it has started.
+    pumping: Weak<()>,
 }
 
 /// All programs of a container.
@@ -132,19 +134,25 @@ impl Execs {
                 "exec_id: another program was started as `{id}`"
             )));
         }
-        let Rules { noun, running_max, ended_max, .. } = self.rules;
-        forget(&mut entries, ended_max, Instant::now());
-        if entries.values().filter(|entry| entry.ended.is_none()).count() >= running_max {
+        let Rules { noun, running_max, .. } = self.rules;
+        forget(&mut entries, &self.rules, Instant::now());
+        // In the server's process also those count that left background processes.
+        let counts =
+            |entry: &Entry| entry.ended.is_none() || self.rules.places.is_some() && entry.pumps();
+        if entries.values().filter(|entry| counts(entry)).count() >= running_max {
             return Err(Status::resource_exhausted(format!(
                 "{running_max} programs run in this {noun}: wait until some have ended"
             )));
         }
         let place = self.rules.place()?;
         let (tell, outcome) = watch::channel(None);
-        let entry = Entry { hash, outcome: outcome.clone(), ended: None };
+        let pumping = Arc::new(());
+        let pumps = Arc::downgrade(&pumping);
+        let entry = Entry { hash, outcome: outcome.clone(), ended: None, pumping: pumps };
         entries.insert(id.to_owned(), entry);
         let (container, id) = (container.clone(), id.to_owned());
-        tokio::spawn(async move { run(container, id, program, place, tell).await });
+        let held = (pumping, place);
+        tokio::spawn(async move { run(container, id, program, held, tell).await });
         Ok(outcome)
     }
 
@@ -178,7 +186,7 @@ impl Execs {
         while self.rules.places.is_some() && has_place() {
             tokio::select! {
                 () = tokio::time::sleep(EXEC_READ_KEPT_MAX) => {
-                    forget(&mut self.lock(), self.rules.ended_max, Instant::now());
+                    forget(&mut self.lock(), &self.rules, Instant::now());
                 }
                 () = container.gone() => return,
             }
@@ -201,7 +209,7 @@ impl Execs {
 
 /// Forgets the output of programs that ended long ago, later also how they ended; and the oldest of
 /// too many.
-fn forget(entries: &mut HashMap<String, Entry>, ended_max: usize, now: Instant) {
+fn forget(entries: &mut HashMap<String, Entry>, rules: &Rules, now: Instant) {
     for entry in entries.values_mut() {
         if let Some((at, false)) = entry.ended
             && entry.is_read()
@@ -217,14 +225,15 @@ fn forget(entries: &mut HashMap<String, Entry>, ended_max: usize, now: Instant) 
     }
     // Of those that never ran there is no more to tell than that.
     entries.retain(|_, entry| match entry.ended {
+        _ if entry.pumps() => true,
         Some((at, _)) if entry.running().is_some() => now - at < EXEC_END_KEPT_MAX,
         Some((at, _)) => now - at < EXEC_READ_KEPT_MAX,
         None => true,
     });
-    for id in oldest(entries, ended_max, Entry::has_output) {
+    for id in oldest(entries, rules.ended_max, Entry::has_output) {
         entries[&id].forget_output();
     }
-    for id in oldest(entries, EXECS_KNOWN_MAX, |_| true) {
+    for id in oldest(entries, rules.known_max, |entry| !entry.pumps()) {
         entries.remove(&id);
     }
 }
@@ -247,6 +256,10 @@ fn oldest(
 }
 
 impl Entry {
+    fn pumps(&self) -> bool {
+        self.pumping.strong_count() > 0
+    }
+
     fn running(&self) -> Option<Arc<Running>> {
         self.outcome.borrow().as_ref()?.as_ref().ok().cloned()
     }
@@ -288,12 +301,12 @@ async fn run(
     container: Arc<Container>,
     id: String,
     program: Program,
-    place: Option<OwnedSemaphorePermit>,
+    (pumping, place): (Arc<()>, Option<Place>),
     tell: watch::Sender<Outcome>,
 ) {
     let busy = container.activity().busy();
     let timeout = program.timeout;
-    let (exec, running, outputs) = match start(&container, program, place).await {
+    let (exec, running, outputs) = match start(&container, program, place.clone()).await {
         Ok(started) => started,
         Err(status) => {
             tell.send_replace(Some(Err(status)));
@@ -325,6 +338,7 @@ async fn run(
                 all.await;
             }
         }
+        drop((pumping, place));
     };
     tokio::join!(pumped, container.execs().forgotten(&container, &id));
 }
@@ -332,7 +346,7 @@ async fn run(
 async fn start(
     container: &Arc<Container>,
     program: Program,
-    place: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
 ) -> Result<(Exec, Running, Outputs), Status> {
     if let Some((rows, columns)) = program.terminal {
         let exec = container.exec(program.process, ExecIo::Terminal { rows, columns }).await?;
@@ -358,7 +372,7 @@ async fn start(
 fn streams(
     container: &Container,
     program: &Program,
-    place: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
 ) -> Result<(Stdio, Running, Outputs), Status> {
     let mut outputs = vec![];
     let mut kept = || -> Result<_, Status> {
@@ -435,7 +449,7 @@ mod tests {
         let running = Running::new(Streams::default(), Stdin::new(stdin, false));
         running.end(Exit::Code(7));
         let (_, outcome) = watch::channel(Some(Ok(Arc::new(running))));
-        Entry { hash: [0; 32], outcome, ended: ended.map(|at| (at, true)) }
+        Entry { hash: [0; 32], outcome, ended: ended.map(|at| (at, true)), pumping: Weak::new() }
     }
 
     #[tokio::test]
@@ -451,11 +465,11 @@ mod tests {
             assert_eq!(running.output(false).is_ok(), has_output, "{id}");
             assert_eq!(running.exit(), Some(Exit::Code(7)));
         };
-        forget(&mut entries, EXECS_ENDED_MAX, begun + EXEC_READ_KEPT_MAX);
+        forget(&mut entries, &Rules::of_sandbox(), begun + EXEC_READ_KEPT_MAX);
         for (id, has_output) in [("runs", true), ("first", false), ("later", true)] {
             check(&entries, id, has_output);
         }
-        forget(&mut entries, EXECS_ENDED_MAX, begun + EXEC_END_KEPT_MAX);
+        forget(&mut entries, &Rules::of_sandbox(), begun + EXEC_END_KEPT_MAX);
         check(&entries, "runs", true);
         check(&entries, "later", false);
         assert!(!entries.contains_key("first"));
@@ -470,7 +484,7 @@ mod tests {
         };
         let count = u32::try_from(EXECS_ENDED_MAX).unwrap() + 2;
         let mut entries: HashMap<_, _> = (0..count).map(numbered).collect();
-        forget(&mut entries, EXECS_ENDED_MAX, begun + Duration::from_secs(60));
+        forget(&mut entries, &Rules::of_sandbox(), begun + Duration::from_secs(60));
         assert_eq!(entries.len(), count as usize);
         let kept = ["0", "1", "2"].map(|id| entries[id].has_output());
         assert_eq!(kept, [false, false, true]);

@@ -5,7 +5,12 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
-use crate::limits::{EXECS_ENDED_MAX, EXECS_MAX, FUNCTION_EXECS_ENDED_MAX, FUNCTION_EXECS_MAX};
+use crate::limits::{
+    EXECS_ENDED_MAX, EXECS_KNOWN_MAX, EXECS_MAX, FUNCTION_EXECS_ENDED_MAX, FUNCTION_EXECS_MAX,
+};
+
+/// The place of one program, held by its output and by what reads that from it.
+pub(crate) type Place = Arc<OwnedSemaphorePermit>;
 
 /// How many programs one container takes, and what it is called in texts.
 #[derive(Debug)]
@@ -16,6 +21,8 @@ pub(crate) struct Rules {
     pub(super) running_max: usize,
     /// Of those that have ended and whose output is kept.
     pub(super) ended_max: usize,
+    /// Of those that have ended and of which is known how.
+    pub(super) known_max: usize,
     /// A place for each program that runs or is remembered, in all containers together.
     pub(super) places: Option<Arc<Semaphore>>,
 }
@@ -23,23 +30,34 @@ pub(crate) struct Rules {
 impl Rules {
     /// Of a sandbox, whose supervisor has nothing else to do.
     pub(crate) fn of_sandbox() -> Self {
-        let (running_max, ended_max) = (EXECS_MAX, EXECS_ENDED_MAX);
-        Self { noun: "sandbox", running_max, ended_max, places: None }
+        Self {
+            noun: "sandbox",
+            running_max: EXECS_MAX,
+            ended_max: EXECS_ENDED_MAX,
+            known_max: EXECS_KNOWN_MAX,
+            places: None,
+        }
     }
 
     /// Of a function's container: all of a worker share `places`.
     pub(crate) fn of_function(places: Arc<Semaphore>) -> Self {
-        let (running_max, ended_max) = (FUNCTION_EXECS_MAX, FUNCTION_EXECS_ENDED_MAX);
-        Self { noun: "container", running_max, ended_max, places: Some(places) }
+        Self {
+            noun: "container",
+            running_max: FUNCTION_EXECS_MAX,
+            ended_max: FUNCTION_EXECS_ENDED_MAX,
+            known_max: FUNCTION_EXECS_ENDED_MAX,
+            places: Some(places),
+        }
     }
 
     /// A place for one more.
-    pub(super) fn place(&self) -> Result<Option<OwnedSemaphorePermit>, Status> {
+    pub(super) fn place(&self) -> Result<Option<Place>, Status> {
         let Some(places) = &self.places else { return Ok(None) };
-        places.clone().try_acquire_owned().map(Some).map_err(|_| {
+        let place = places.clone().try_acquire_owned().map(Arc::new);
+        place.map(Some).map_err(|_| {
             Status::resource_exhausted(
-                "too many programs run in containers of functions, or have ended and may still be \
-                 asked for: end some, or wait for some minutes",
+                "too many programs run in containers of functions, or have left background \
+                 processes or output that nobody has read: end some, or read what they printed",
             )
         })
     }

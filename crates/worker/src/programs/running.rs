@@ -4,9 +4,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jail::Exit;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tonic::Status;
 
+use super::rules::Place;
 use super::spool::Spool;
 use super::stdin::Stdin;
 use crate::limits::END_BEHIND_OUTPUT_MAX;
@@ -29,7 +30,7 @@ pub(crate) struct Streams {
     /// Its standard error.
     pub(crate) stderr: Option<Arc<Spool>>,
     /// Its place among the programs of all containers, where there are so many.
-    pub(crate) _place: Option<OwnedSemaphorePermit>,
+    pub(crate) _place: Option<Place>,
 }
 
 impl Running {

@@ -31,8 +31,9 @@ pub(crate) struct Record {
     /// The sandbox, without its variables, which its supervisor has, and the files that were laid
     /// in, which are many.
     pub(crate) start: SandboxStart,
-    /// The name of its supervisor's control group.
-    pub(crate) supervisor: String,
+    /// The name of its supervisor's control group; none in records of before that had its own.
+    #[serde(default)]
+    pub(crate) supervisor: Option<String>,
     /// The first host id of its range.
     pub(crate) first_id: u32,
     /// The layers that its root stands on.
@@ -47,6 +48,13 @@ pub(crate) struct Record {
     /// The layer that the last snapshot of a place became, by that place.
     #[serde(default)]
     pub(crate) kept: BTreeMap<String, String>,
+}
+
+impl Record {
+    /// The name of its supervisor's control group.
+    pub(super) fn supervisor<'r>(&'r self, folder: &'r Folder) -> &'r str {
+        self.supervisor.as_deref().unwrap_or(folder.name())
+    }
 }
 
 /// An image in a running sandbox.
@@ -208,7 +216,8 @@ impl Left {
 
     /// The names of their supervisors' control groups.
     pub(crate) fn supervisors(&self) -> Vec<String> {
-        self.living.iter().map(|(_, record)| record.supervisor.clone()).collect()
+        let name = |(folder, record): &(Folder, Record)| record.supervisor(folder).to_owned();
+        self.living.iter().map(name).collect()
     }
 }
 

@@ -100,7 +100,7 @@ async fn clear_up(worker: Arc<Worker>, sandbox: Arc<Sandbox>) {
     }
     let clearing = worker.clone();
     let cleared = tokio::task::spawn_blocking(move || {
-        let name = lock(&sandbox.record).supervisor.clone();
+        let name = lock(&sandbox.record).supervisor(&sandbox.folder).to_owned();
         jail::end_named(&clearing.supervisor_cgroup_parent(), &name)
     });
     if let Ok(Err(error)) = cleared.await {

@@ -38,8 +38,11 @@ impl Spare {
     }
 
     /// Makes it the supervisor of a sandbox: its folder becomes the sandbox's.
-    pub(super) fn assign(self, folder: &Folder) -> io::Result<Arc<Link>> {
-        fs::rename(self.folder.path(), folder.path())?;
+    pub(super) fn assign(self, worker: &Arc<Worker>, folder: &Folder) -> io::Result<Arc<Link>> {
+        if let Err(error) = fs::rename(self.folder.path(), folder.path()) {
+            clear_away(worker, self);
+            return Err(error);
+        }
         Ok(Arc::new(self.link.moved(folder.clone())))
     }
 }
@@ -104,11 +107,20 @@ impl Spares {
         {}
     }
 
-    /// Executes a supervisor: this binary, once more. Its socket listens before it is there.
+    /// One that will wait in a moment.
     fn make(&self, worker: &Worker) -> io::Result<Spare> {
         let number = self.made.fetch_add(1, Ordering::Relaxed);
         let folder = Folder::named(&self.all, format!("{:x}-{number}", self.run));
         folder.make()?;
+        if let Err(error) = Self::execute(&folder, worker) {
+            let _ = folder.remove();
+            return Err(error);
+        }
+        Ok(Spare { link: Link::new(folder.clone()), folder })
+    }
+
+    /// Executes a supervisor: this binary, once more. Its socket listens before it is there.
+    fn execute(folder: &Folder, worker: &Worker) -> io::Result<()> {
         let listener = OwnedFd::from(folder.listen()?);
         let log = File::create(folder.path().join("supervisor.log"))?;
         let errors = log.try_clone()?;
@@ -129,7 +141,7 @@ impl Spares {
         let mut supervisor = command.spawn()?;
         // It is not waited for but to be reaped: its socket says what it does.
         tokio::spawn(async move { supervisor.wait().await });
-        Ok(Spare { link: Link::new(folder.clone()), folder })
+        Ok(())
     }
 }
 
@@ -140,7 +152,11 @@ pub(super) fn take(worker: &Arc<Worker>) -> io::Result<Spare> {
         match spares.pop() {
             None => break spares.make(worker),
             Some(spare) if spare.link.is_open() => break Ok(spare),
-            Some(dead) => clear_away(worker, dead),
+            Some(dead) => {
+                let name = dead.name();
+                tracing::warn!(name, "a supervisor that waited for a sandbox is gone");
+                clear_away(worker, dead);
+            }
         }
     };
     spares.taken.notify_one();
@@ -148,16 +164,22 @@ pub(super) fn take(worker: &Arc<Worker>) -> io::Result<Spare> {
     spare
 }
 
-/// Removes what is left of one that somebody has killed.
-fn clear_away(worker: &Arc<Worker>, dead: Spare) {
-    let worker = worker.clone();
-    tokio::task::spawn_blocking(move || {
-        tracing::warn!(name = dead.name(), "a supervisor that waited for a sandbox is gone");
-        for parent in [worker.supervisor_cgroup_parent(), worker.sandbox_cgroup_parent()] {
-            if let Err(error) = jail::end_named(&parent, dead.name()) {
+/// Ends whatever is in control groups of these names, and removes them. Blocks.
+pub(super) fn end_groups(worker: &Worker, names: &[&str]) {
+    for parent in [worker.supervisor_cgroup_parent(), worker.sandbox_cgroup_parent()] {
+        for name in names {
+            if let Err(error) = jail::end_named(&parent, name) {
                 tracing::error!(%error, "the control group of a supervisor stays behind");
             }
         }
+    }
+}
+
+/// Ends one that is not used, and removes what is left of it.
+fn clear_away(worker: &Arc<Worker>, dead: Spare) {
+    let worker = worker.clone();
+    tokio::task::spawn_blocking(move || {
+        end_groups(&worker, &[dead.name()]);
         if let Err(error) = dead.folder.remove() {
             tracing::error!(%error, "the folder of a supervisor stays behind");
         }
@@ -190,7 +212,7 @@ pub(crate) fn fill(worker: &Arc<Worker>) {
     });
 }
 
-async fn fill_once(worker: &Worker) -> Result<(), String> {
+async fn fill_once(worker: &Arc<Worker>) -> Result<(), String> {
     let spares = &worker.spares;
     let missing = SPARES_MAX - lock(&spares.waiting).len();
     let made = join_all((0..missing).map(|_| ready(worker))).await;
@@ -199,6 +221,7 @@ async fn fill_once(worker: &Worker) -> Result<(), String> {
     for made in made {
         match made {
             Ok(spare) if !spares.is_closed() => waiting.push(spare),
+            // It ends by itself, now that nobody is connected to it.
             Ok(_) => {}
             Err(error) => filled = Err(error),
         }
@@ -207,12 +230,12 @@ async fn fill_once(worker: &Worker) -> Result<(), String> {
 }
 
 /// One that waits.
-async fn ready(worker: &Worker) -> Result<Spare, String> {
+async fn ready(worker: &Arc<Worker>) -> Result<Spare, String> {
     let spare = worker.spares.make(worker).map_err(|error| error.to_string())?;
     match spare.link.ask(STAND_BY, &()).await {
         Ok(()) => Ok(spare),
         Err(error) => {
-            let _ = spare.folder.remove();
+            clear_away(worker, spare);
             Err(crate::task::chain(&error))
         }
     }

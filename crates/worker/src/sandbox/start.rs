@@ -65,7 +65,7 @@ pub(super) async fn start(
     let laid = lay_out(worker, &start).await?;
     let spare = spares::take(worker).map_err(Error::Spawn)?;
     let supervisor = spare.name().to_owned();
-    let link = spare.assign(&folder).map_err(Error::Folder)?;
+    let link = spare.assign(worker, &folder).map_err(Error::Folder)?;
     let mut held = None;
     let begun = begin(worker, &folder, &link, start, laid, &supervisor, &mut held).await;
     drop(turn);
@@ -79,14 +79,12 @@ pub(super) async fn start(
             files: super::Files::default(),
         })),
         Err(error) => {
-            // The supervisor does away with the container before it answers.
+            // The supervisor does away with the container before it answers, if it does.
             let _: Result<State, _> = link.ask(END, &model::link::End::Stopped).await;
-            let group = worker.supervisor_cgroup_parent();
+            let ending = worker.clone();
             let removed = tokio::task::spawn_blocking(move || {
+                spares::end_groups(&ending, &[folder.name(), &supervisor]);
                 drop(held);
-                if let Err(error) = jail::end_named(&group, &supervisor) {
-                    tracing::error!(%error, "the control group of a supervisor stays behind");
-                }
                 folder.remove()
             });
             if let Ok(Err(error)) = removed.await {
@@ -141,7 +139,7 @@ async fn begin(
     let assignment = assignment(&start, &image, places);
     let mut record = Record {
         start: SandboxStart { env: vec![], files: vec![], ..start },
-        supervisor: supervisor.to_owned(),
+        supervisor: Some(supervisor.to_owned()),
         first_id: held.ids.range().first,
         layers: layers.iter().map(ToString::to_string).collect(),
         pid: 0,

@@ -32,6 +32,8 @@ enum Container {
 
 /// What builds the container.
 struct Ground {
+    /// The supervisor is being moved to its control group.
+    joining: Option<JoinHandle<()>>,
     /// It is being made ready.
     coming: Option<JoinHandle<Option<Standby>>>,
     /// It is ready; none when it could not be, or was used.
@@ -39,6 +41,13 @@ struct Ground {
 }
 
 impl Ground {
+    async fn join(&mut self) {
+        if let Some(joining) = &mut self.joining {
+            let _ = joining.await;
+            self.joining = None;
+        }
+    }
+
     async fn settle(&mut self) {
         if let Some(coming) = &mut self.coming {
             self.ready = coming.await.ok().flatten();
@@ -68,10 +77,12 @@ fn conflict(text: impl Into<String>) -> Refused {
 }
 
 impl Supervisor {
-    /// Beside no container yet. `standby` is what will build it.
-    pub(crate) fn new(standby: JoinHandle<Option<Standby>>) -> Self {
+    /// Beside no container yet. `standby` is what will build it; `joining` ends once this process
+    /// is in its control group.
+    pub(crate) fn new(standby: JoinHandle<Option<Standby>>, joining: JoinHandle<()>) -> Self {
+        let (joining, coming) = (Some(joining), Some(standby));
         Self {
-            ground: Mutex::new(Ground { coming: Some(standby), ready: None }),
+            ground: Mutex::new(Ground { joining, coming, ready: None }),
             container: Mutex::default(),
             life: watch::Sender::new(None),
             over: watch::Sender::new(false),
@@ -129,7 +140,9 @@ impl Supervisor {
         let life = || self.life().ok_or_else(|| conflict("there is no container"));
         match path.as_str() {
             STAND_BY => {
-                self.ground.lock().await.settle().await;
+                let mut ground = self.ground.lock().await;
+                ground.settle().await;
+                ground.join().await;
                 json(&())
             }
             PREPARE => json(&self.prepare(parse(&body)?).await?),

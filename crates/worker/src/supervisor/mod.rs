@@ -22,6 +22,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 use tonic::body::Body;
 
 use crate::limits::{
@@ -65,12 +66,6 @@ fn run() -> io::Result<()> {
     let name = Path::new(&folder).file_name().and_then(OsStr::to_str).ok_or_else(missing)?;
     // What ends the server's session, terminal or service does not end this process.
     let _ = rustix::process::setsid();
-    // The kernel takes its time for it (some 12 ms); the container goes into groups of its own.
-    std::thread::spawn(move || {
-        if let Err(error) = jail::join(&group) {
-            tracing::warn!(%error, "the supervisor stays in the server's control group");
-        }
-    });
     // Each program takes some, and ended ones whose output is kept. With fewer, fewer can run.
     jail::host::raise_open_files();
     let socket = rustix::stdio::stdin().try_clone_to_owned()?;
@@ -84,7 +79,13 @@ fn run() -> io::Result<()> {
     runtime.block_on(async {
         let listener = std::os::unix::net::UnixListener::from(socket);
         listener.set_nonblocking(true)?;
-        serve(UnixListener::from_std(listener)?, &containers, name).await;
+        // The kernel takes its time for it (some 12 ms); the container goes into groups of its own.
+        let joining = tokio::task::spawn_blocking(move || {
+            if let Err(error) = jail::join(&group) {
+                tracing::warn!(%error, "the supervisor stays in the server's control group");
+            }
+        });
+        serve(UnixListener::from_std(listener)?, joining, &containers, name).await;
         Ok(())
     })
 }
@@ -96,10 +97,10 @@ fn stand_by(containers: &str, name: &str) -> Option<jail::Standby> {
     made.inspect_err(|error| tracing::warn!(error = crate::task::chain(error), "no standby")).ok()
 }
 
-async fn serve(listener: UnixListener, containers: &str, name: &str) {
+async fn serve(listener: UnixListener, joining: JoinHandle<()>, containers: &str, name: &str) {
     let (containers, name) = (containers.to_owned(), name.to_owned());
     let standby = tokio::task::spawn_blocking(move || stand_by(&containers, &name));
-    let supervisor = Arc::new(Supervisor::new(standby));
+    let supervisor = Arc::new(Supervisor::new(standby, joining));
     let accepting = tokio::spawn(accept(listener, supervisor.clone()));
     // Whoever has connected has it give up by leaving, if no container was started until then.
     if tokio::time::timeout(UNNOTICED_MAX, supervisor.noticed()).await.is_err() {

@@ -51,6 +51,9 @@ impl Containers {
     /// # Errors
     /// If the folder cannot be opened.
     pub(crate) fn open(folder: PathBuf) -> io::Result<Arc<Self>> {
+        // Where files cannot be nameless, those of a killed server are left.
+        std::fs::remove_dir_all(&folder)?;
+        std::fs::create_dir(&folder)?;
         Ok(Arc::new(Self {
             entries: Mutex::default(),
             held: Held::new(&folder, Bounds::USUAL)?,
