@@ -248,7 +248,6 @@ def test_a_sandbox(host):
     made.terminate()
     serving.eventually(lambda: not sandbox_kit.supervisors(host), 60, "its supervisor is gone")
     assert sandbox_kit.groups(host) == []
-    assert sandbox_kit.processes(host) == []
 
 
 def test_nothing_is_left(app, host):
