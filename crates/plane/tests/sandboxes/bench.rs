@@ -43,6 +43,8 @@ pub(crate) struct Ports {
     pub(crate) written: Mutex<Vec<Piece>>,
     /// Why streams are not reached.
     pub(crate) unreached: Mutex<Option<Unreached>>,
+    /// What the command router answers.
+    pub(crate) router: Mutex<Option<Status>>,
 }
 
 impl Reach for Ports {
@@ -73,7 +75,9 @@ impl Reach for Ports {
     }
 
     fn ask(&self, _: http::Request<Body>) -> BoxFuture<'_, http::Response<Body>> {
-        async { Status::unavailable("no sandbox runs here").into_http() }.boxed()
+        let nobody = || Status::unavailable("no sandbox runs here");
+        let status = self.router.lock().unwrap().clone().unwrap_or_else(nobody);
+        async { status.into_http() }.boxed()
     }
 
     fn taken(&self, _: TaskId, exec: String) -> BoxFuture<'_, Result<Taken, Unreached>> {

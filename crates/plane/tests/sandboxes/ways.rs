@@ -4,6 +4,7 @@ use bytes::Bytes;
 use model::link::{End, Report};
 use model::sandbox::{OpenPort, TunnelKind};
 use model::{SecretId, TaskId};
+use plane::limits::SANDBOX_END_TOLD_MAX;
 use plane::sandboxes::{Opening, Unreached};
 use tonic::Code;
 use wire::client as pb;
@@ -196,6 +197,30 @@ async fn input_that_is_not_taken_yet_is_to_be_sent_again() {
     *bench.reach.unreached.lock().unwrap() = None;
     write(1).await.unwrap();
     put().await.unwrap();
+}
+
+/// A sandbox that is being cleared away is no program that never was.
+#[tokio::test]
+async fn an_end_that_is_not_written_down_yet_is_asked_for_again() {
+    let mut bench = Bench::new().await;
+    let (_, start) = bench.create_plain().await;
+    let api = bench.api();
+    let wait = async || {
+        let exec_id = format!("{}:p-1", start.task);
+        let request = pb::ContainerExecWaitRequest { exec_id, timeout: 0.0 };
+        call::<names::ContainerExecWait>(&api, None, request).await
+    };
+    let says = |text: &str| {
+        *bench.reach.router.lock().unwrap() = Some(tonic::Status::not_found(text));
+    };
+    says("exec_id: no program was started as `p-1` in this sandbox");
+    let begun = std::time::Instant::now();
+    refused(wait().await, Code::NotFound, "p-1");
+    assert!(begun.elapsed() < SANDBOX_END_TOLD_MAX);
+    says("the sandbox has ended: nothing more can be done in it");
+    refused(wait().await, Code::Unavailable, "is being cleared away");
+    bench.report(ended(&start.task, End::Exit { code: 0 })).await;
+    refused(wait().await, Code::FailedPrecondition, "what is known of its programs");
 }
 
 #[tokio::test]

@@ -56,6 +56,9 @@ async fn in_time(
     Ok(tokio::time::timeout(most, written).await.map_err(late)??)
 }
 
+/// How the router begins what it says of a program that it does not know in a sandbox that lives.
+const OF_PROGRAM: &str = "exec_id: ";
+
 /// The code of a program that a signal has ended, as shells have it.
 const SIGNALLED: i32 = 128;
 
@@ -213,6 +216,9 @@ impl Inside {
 
     /// Whether a refusal of the router's means that the sandbox has ended. It may hear of that a
     /// moment before it is written down.
+    ///
+    /// # Errors
+    /// UNAVAILABLE if it takes longer until it is.
     pub(super) async fn has_ended(&self, status: &Status) -> Result<bool, Refusal> {
         if status.code() != Code::NotFound {
             return Ok(false);
@@ -227,8 +233,12 @@ impl Inside {
             if find().await?.is_none_or(|sandbox| sandbox.phase == Phase::Ended) {
                 return Ok(true);
             }
-            if !poll.again(&self.plane).await {
+            if status.message().starts_with(OF_PROGRAM) {
                 return Ok(false);
+            }
+            if !poll.again(&self.plane).await {
+                let text = "the sandbox has ended, and is being cleared away: ask again";
+                return Err(Refusal::Unavailable(text.into()));
             }
         }
     }
