@@ -3,6 +3,8 @@ they do not do by themselves stands here as plain requests.
 """
 
 import contextlib
+import hashlib
+import os
 
 import pytest
 from modal_proto import api_pb2
@@ -67,10 +69,13 @@ def output(server, exec_id, fd=STDOUT, after=0, timeout=20) -> tuple[bytes, int 
     return data, codes[0] if codes else None
 
 
-def put(server, exec_id, data, index, eof=False) -> None:
+def piece(exec_id, data, index, eof=False):
     message = api_pb2.RuntimeInputMessage(message=data, message_index=index, eof=eof)
-    request = api_pb2.ContainerExecPutInputRequest(exec_id=exec_id, input=message)
-    raw_client.ask(server, "ContainerExecPutInput", request)
+    return api_pb2.ContainerExecPutInputRequest(exec_id=exec_id, input=message)
+
+
+def put(server, exec_id, data, index, eof=False) -> None:
+    raw_client.ask(server, "ContainerExecPutInput", piece(exec_id, data, index, eof))
 
 
 def waited(server, exec_id, timeout=20):
@@ -90,6 +95,19 @@ def test_a_call_that_is_sent_again_starts_one_program(server, task):
     assert output(server, first) == (b"abb", 0)
     both = started(server, task, "cat", "/ran")
     assert output(server, both) == (b"x\nx\n", 0)
+
+
+def test_input_that_was_given_up_goes_on_where_it_stopped(server, task):
+    exec_id = started(server, task, "sh", "-c", "sleep 4; sha256sum")
+    data = os.urandom(1 << 20)
+    request = piece(exec_id, data, 1, eof=True)
+    with pytest.raises(TimeoutError):
+        # The pipe is full, and nobody reads it yet.
+        raw_client.send(
+            server, "ContainerExecPutInput", request.SerializeToString(), seconds=1.5)
+    put(server, exec_id, data, 1, eof=True)
+    said = f"{hashlib.sha256(data).hexdigest()}  -\n"
+    assert output(server, exec_id) == (said.encode(), 0)
 
 
 def test_streams_are_read_from_any_byte_and_end_in_time(server, task):

@@ -34,6 +34,7 @@ fn refuse(refusal: Refusal) -> Response {
         Refusal::Unauthenticated(_) | Refusal::Denied(_) => StatusCode::FORBIDDEN,
         Refusal::Unserved(_) => StatusCode::NOT_IMPLEMENTED,
         Refusal::TooLate(_) => StatusCode::REQUEST_TIMEOUT,
+        Refusal::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         Refusal::Passed(_) => StatusCode::BAD_GATEWAY,
         Refusal::Internal(source) => {
             tracing::error!(error = %source, "a blob could not be transferred");

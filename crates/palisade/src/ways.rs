@@ -13,7 +13,7 @@ use gateway::visits::{Dial, Visits};
 use gateway::{Speech, tls::Identity};
 use model::TaskId;
 use plane::Plane;
-use plane::sandboxes::{Opening, Piece, Reach, Taken, Unwritable};
+use plane::sandboxes::{Opening, Piece, Reach, Taken, Unreached};
 use tokio::sync::watch;
 use tonic::Status;
 use tonic::body::Body;
@@ -106,6 +106,21 @@ async fn tell(worker: Weak<Worker>, task: TaskId, mut counts: watch::Receiver<us
     }
 }
 
+/// What is said once the worker is gone.
+const ENDING: &str = "the server ends";
+
+fn ending() -> Unreached {
+    Unreached::Later(ENDING.into())
+}
+
+/// Why the worker did not reach a stream.
+fn unreached(why: worker::Unreached) -> Unreached {
+    match why {
+        worker::Unreached::Closed(text) => Unreached::Closed(text),
+        worker::Unreached::Later(text) => Unreached::Later(text),
+    }
+}
+
 impl Reach for Ways {
     fn open(&self, wanted: Opening) -> BoxFuture<'_, io::Result<u16>> {
         let Opening { task, port, inbound, host_port } = wanted;
@@ -130,21 +145,18 @@ impl Reach for Ways {
         tokio::spawn(async move { visits.end(&task).await });
     }
 
-    fn write(&self, piece: Piece) -> BoxFuture<'_, Result<(), Unwritable>> {
+    fn write(&self, piece: Piece) -> BoxFuture<'_, Result<(), Unreached>> {
         let Piece { task, exec, index, data, eof } = piece;
         async move {
-            let worker = self.worker.upgrade();
-            let worker = worker.ok_or_else(|| Unwritable("the server ends".into()))?;
-            let written = worker.write_stdin(&task, exec, index, data, eof).await;
-            written.map_err(|error| Unwritable(error.to_string()))
+            let worker = self.worker.upgrade().ok_or_else(ending)?;
+            worker.write_stdin(&task, exec, index, data, eof).await.map_err(unreached)
         }
         .boxed()
     }
 
     fn ask(&self, request: http::Request<Body>) -> BoxFuture<'_, http::Response<Body>> {
         let (Some(plane), Some(worker)) = (self.plane.upgrade(), self.worker.upgrade()) else {
-            let ending = Status::unavailable("the server ends");
-            return async move { ending.into_http() }.boxed();
+            return async { Status::unavailable(ENDING).into_http() }.boxed();
         };
         let router = worker::router::service(&worker, secrets(&plane), Arc::new(Shelf(plane)));
         async move {
@@ -154,11 +166,11 @@ impl Reach for Ways {
         .boxed()
     }
 
-    fn taken(&self, task: TaskId, exec: String) -> BoxFuture<'_, Result<Taken, String>> {
+    fn taken(&self, task: TaskId, exec: String) -> BoxFuture<'_, Result<Taken, Unreached>> {
         async move {
-            let worker = self.worker.upgrade().ok_or("the server ends")?;
+            let worker = self.worker.upgrade().ok_or_else(ending)?;
             let taken = worker.stdout_taken(&task, &exec).await;
-            let (bytes, readers) = taken.map_err(|error| error.to_string())?;
+            let (bytes, readers) = taken.map_err(unreached)?;
             Ok(Taken { bytes, readers })
         }
         .boxed()

@@ -5,7 +5,7 @@ mod placement;
 mod reach;
 mod reported;
 
-pub use reach::{Opening, Piece, Reach, Taken, Unwritable};
+pub use reach::{Opening, Piece, Reach, Taken, Unreached};
 
 pub(crate) use reported::{Unopened, adopt, ended, forget_lost, log, started};
 

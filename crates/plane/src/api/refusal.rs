@@ -3,6 +3,8 @@
 
 use tonic::Status;
 
+use crate::sandboxes::Unreached;
+
 /// Why a request gets no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
@@ -38,6 +40,9 @@ pub enum Refusal {
     /// The time is up.
     #[error("{0}")]
     TooLate(String),
+    /// It cannot be done now: ask again.
+    #[error("{0}")]
+    Unavailable(String),
     /// What another service of ours has said.
     #[error("{}", .0.message())]
     Passed(Box<Status>),
@@ -78,6 +83,15 @@ impl From<store::Error> for Refusal {
     }
 }
 
+impl From<Unreached> for Refusal {
+    fn from(why: Unreached) -> Self {
+        match why {
+            Unreached::Closed(text) => Self::Conflict(text),
+            Unreached::Later(text) => Self::Unavailable(text),
+        }
+    }
+}
+
 impl From<model::ids::InvalidId> for Refusal {
     fn from(error: model::ids::InvalidId) -> Self {
         Self::NotFound(error.to_string())
@@ -97,6 +111,7 @@ impl From<Refusal> for Status {
             Refusal::Denied(_) => Self::permission_denied(text),
             Refusal::Unserved(_) => Self::unimplemented(text),
             Refusal::TooLate(_) => Self::deadline_exceeded(text),
+            Refusal::Unavailable(_) => Self::unavailable(text),
             Refusal::Passed(status) => *status,
             Refusal::Internal(source) => {
                 let reference: u32 = rand::random();

@@ -43,10 +43,16 @@ pub struct Piece {
     pub eof: bool,
 }
 
-/// Why a piece of standard input was not written: told to whoever wrote it.
+/// Why a program's stream was not reached: told to whoever asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Unwritable(pub String);
+pub enum Unreached {
+    /// It cannot be any more.
+    #[error("{0}")]
+    Closed(String),
+    /// It may be when the same is asked again.
+    #[error("{0}")]
+    Later(String),
+}
 
 /// How far the standard output of a program in a sandbox was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,14 +71,15 @@ pub trait Reach: Send + Sync + std::fmt::Debug {
     /// Closes the ports of a container that has ended.
     fn close(&self, task: &TaskId);
 
-    /// Writes to the standard input of the entrypoint, or of a program.
-    fn write(&self, piece: Piece) -> BoxFuture<'_, Result<(), Unwritable>>;
+    /// Writes to the standard input of the entrypoint, or of a program. One that is given up is
+    /// gone on with when the same comes next.
+    fn write(&self, piece: Piece) -> BoxFuture<'_, Result<(), Unreached>>;
 
     /// Asks the command router: a request as a client sends it, with a token for one container.
     fn ask(&self, request: Request<Body>) -> BoxFuture<'_, Response<Body>>;
 
-    /// How far the standard output of a program was read; the error is for whoever reads it.
-    fn taken(&self, task: TaskId, exec: String) -> BoxFuture<'_, Result<Taken, String>>;
+    /// How far the standard output of a program was read.
+    fn taken(&self, task: TaskId, exec: String) -> BoxFuture<'_, Result<Taken, Unreached>>;
 }
 
 impl Plane {

@@ -10,7 +10,7 @@ use model::resources::Capacity;
 use model::sandbox::SandboxStart;
 use model::spec::{BuildSpec, ImageContent};
 use model::*;
-use plane::sandboxes::{Opening, Piece, Reach, Taken, Unwritable};
+use plane::sandboxes::{Opening, Piece, Reach, Taken, Unreached};
 use plane::{Api, reports};
 use store::images;
 use tokio::sync::mpsc;
@@ -41,6 +41,10 @@ pub(crate) struct Ports {
     pub(crate) opened: Mutex<Vec<Opening>>,
     pub(crate) closed: Mutex<Vec<TaskId>>,
     pub(crate) written: Mutex<Vec<Piece>>,
+    /// Why streams are not reached.
+    pub(crate) unreached: Mutex<Option<Unreached>>,
+    /// What the command router answers.
+    pub(crate) router: Mutex<Option<Status>>,
 }
 
 impl Reach for Ports {
@@ -62,24 +66,22 @@ impl Reach for Ports {
         self.closed.lock().unwrap().push(task.clone());
     }
 
-    fn write(&self, piece: Piece) -> BoxFuture<'_, Result<(), Unwritable>> {
+    fn write(&self, piece: Piece) -> BoxFuture<'_, Result<(), Unreached>> {
         let after_eof = self.written.lock().unwrap().iter().any(|before| before.eof);
         self.written.lock().unwrap().push(piece);
-        async move {
-            match after_eof {
-                true => Err(Unwritable("stdin is closed".into())),
-                false => Ok(()),
-            }
-        }
-        .boxed()
+        let closed = after_eof.then(|| Unreached::Closed("stdin is closed".into()));
+        let unreached = self.unreached.lock().unwrap().clone().or(closed);
+        async move { unreached.map_or(Ok(()), Err) }.boxed()
     }
 
     fn ask(&self, _: http::Request<Body>) -> BoxFuture<'_, http::Response<Body>> {
-        async { Status::unavailable("no sandbox runs here").into_http() }.boxed()
+        let nobody = || Status::unavailable("no sandbox runs here");
+        let status = self.router.lock().unwrap().clone().unwrap_or_else(nobody);
+        async { status.into_http() }.boxed()
     }
 
-    fn taken(&self, _: TaskId, exec: String) -> BoxFuture<'_, Result<Taken, String>> {
-        async move { Err(format!("no program {exec}")) }.boxed()
+    fn taken(&self, _: TaskId, exec: String) -> BoxFuture<'_, Result<Taken, Unreached>> {
+        async move { Err(Unreached::Closed(format!("no program {exec}"))) }.boxed()
     }
 }
 

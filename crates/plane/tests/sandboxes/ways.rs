@@ -4,7 +4,8 @@ use bytes::Bytes;
 use model::link::{End, Report};
 use model::sandbox::{OpenPort, TunnelKind};
 use model::{SecretId, TaskId};
-use plane::sandboxes::Opening;
+use plane::limits::SANDBOX_END_TOLD_MAX;
+use plane::sandboxes::{Opening, Unreached};
 use tonic::Code;
 use wire::client as pb;
 use wire::client::generic_result::GenericStatus as Status;
@@ -160,6 +161,66 @@ async fn standard_input_is_handed_on() {
     assert_eq!((&written[0].task, &written[0].data[..]), (&start.task, &b"hello"[..]));
     bench.report(ended(&start.task, End::Exit { code: 0 })).await;
     refused(write(4, b"", false).await, Code::FailedPrecondition, "has ended");
+}
+
+/// Clients send again what was not written for now: with another code it would be lost.
+#[tokio::test]
+async fn input_that_is_not_taken_yet_is_to_be_sent_again() {
+    let mut bench = Bench::new().await;
+    let (api, request) = (bench.api(), bench.request());
+    let create =
+        tokio::spawn(async move { call::<names::SandboxCreateV2>(&api, None, request).await });
+    let start = bench.next_start().await;
+    let api = bench.api();
+    let write = async |index| {
+        let sandbox_id = start.sandbox.to_string();
+        let request = pb::SandboxStdinWriteRequest { sandbox_id, index, ..Default::default() };
+        call::<names::SandboxStdinWrite>(&api, None, request).await
+    };
+    refused(write(1).await, Code::Unavailable, "is being started");
+    bench.report(Report::Started { task: start.task.clone() }).await;
+    create.await.unwrap().unwrap();
+    let exec_id = format!("{}:p-1", start.task);
+    let put = async || {
+        let exec_id = exec_id.clone();
+        let request = pb::ContainerExecPutInputRequest { exec_id, input: None };
+        call::<names::ContainerExecPutInput>(&api, None, request).await
+    };
+    for (why, code) in [
+        (Unreached::Later("found again".into()), Code::Unavailable),
+        (Unreached::Closed("stdin is closed".into()), Code::FailedPrecondition),
+    ] {
+        *bench.reach.unreached.lock().unwrap() = Some(why.clone());
+        refused(write(1).await, code, &why.to_string());
+        refused(put().await, code, &why.to_string());
+    }
+    *bench.reach.unreached.lock().unwrap() = None;
+    write(1).await.unwrap();
+    put().await.unwrap();
+}
+
+/// A sandbox that is being cleared away is no program that never was.
+#[tokio::test]
+async fn an_end_that_is_not_written_down_yet_is_asked_for_again() {
+    let mut bench = Bench::new().await;
+    let (_, start) = bench.create_plain().await;
+    let api = bench.api();
+    let wait = async || {
+        let exec_id = format!("{}:p-1", start.task);
+        let request = pb::ContainerExecWaitRequest { exec_id, timeout: 0.0 };
+        call::<names::ContainerExecWait>(&api, None, request).await
+    };
+    let says = |text: &str| {
+        *bench.reach.router.lock().unwrap() = Some(tonic::Status::not_found(text));
+    };
+    says("exec_id: no program was started as `p-1` in this sandbox");
+    let begun = std::time::Instant::now();
+    refused(wait().await, Code::NotFound, "p-1");
+    assert!(begun.elapsed() < SANDBOX_END_TOLD_MAX);
+    says("the sandbox has ended: nothing more can be done in it");
+    refused(wait().await, Code::Unavailable, "is being cleared away");
+    bench.report(ended(&start.task, End::Exit { code: 0 })).await;
+    refused(wait().await, Code::FailedPrecondition, "what is known of its programs");
 }
 
 #[tokio::test]

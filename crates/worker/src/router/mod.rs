@@ -22,7 +22,7 @@ use tonic::body::Body;
 
 use crate::Worker;
 use crate::programs::container::Container;
-use crate::sandbox::{Found, Sandbox};
+use crate::sandbox::{ENDED, Found, STARTING, Sandbox};
 use crate::task::{self, now};
 use rows::Answer;
 
@@ -187,11 +187,11 @@ impl Desk {
 
 /// Clients try again.
 fn starting() -> Status {
-    Status::unavailable("the container is being started, or found again after the server's restart")
+    Status::unavailable(STARTING)
 }
 
 fn ended() -> Status {
-    Status::not_found("the sandbox has ended: nothing more can be done in it")
+    Status::not_found(ENDED)
 }
 
 /// Whether a request is about the task that its token opens.

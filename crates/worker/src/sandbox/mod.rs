@@ -46,6 +46,13 @@ pub(crate) enum Found {
     Ended(Folder),
 }
 
+/// What is said of a sandbox that is being started. Clients try again.
+pub(crate) const STARTING: &str =
+    "the container is being started, or found again after the server's restart";
+
+/// What is said of one that has ended.
+pub(crate) const ENDED: &str = "the sandbox has ended: nothing more can be done in it";
+
 /// A sandbox that runs.
 #[derive(Debug)]
 pub(crate) struct Sandbox {

@@ -96,8 +96,7 @@ pub(in crate::api) async fn exec_put_input(
     let index = index.map_err(|error| Refusal::invalid("message_index", error.to_string()))?;
     let (data, eof) = (input.message, input.eof);
     let piece = Piece { task: inside.task, exec: Some(exec), index, data, eof };
-    let written = inside::reach(&cx.plane)?.write(piece).await;
-    written.map_err(|why| Refusal::Conflict(why.to_string()))
+    inside::write(&cx.plane, piece).await
 }
 
 /// Reads one stream of a program, and tells its end. Without one the stream ends when its time is

@@ -44,8 +44,7 @@ impl Running {
 
     async fn taken(&self) -> Result<crate::sandboxes::Taken, Refusal> {
         let (task, exec) = (self.inside.task.clone(), self.exec.clone());
-        let taken = inside::reach(&self.inside.plane)?.taken(task, exec).await;
-        taken.map_err(Refusal::Conflict)
+        Ok(inside::reach(&self.inside.plane)?.taken(task, exec).await?)
     }
 
     /// Ends a watch to which nobody listens for a while: the file tool ends with its stdin.

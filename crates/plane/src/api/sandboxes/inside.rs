@@ -23,13 +23,41 @@ use crate::Plane;
 use crate::api::gate::{Cx, Member};
 use crate::api::poll::Poll;
 use crate::api::refusal::Refusal;
-use crate::limits::SANDBOX_END_TOLD_MAX;
-use crate::sandboxes::Reach;
+use crate::limits::{POLL_MAX, SANDBOX_END_TOLD_MAX};
+use crate::sandboxes::{Piece, Reach, Unreached};
 
 /// The way to living sandboxes.
 pub(super) fn reach(plane: &Plane) -> Result<&Arc<dyn Reach>, Refusal> {
     plane.reach.get().ok_or_else(|| Refusal::Conflict("this server has no sandboxes".into()))
 }
+
+/// Writes to the standard input of a program, or of a sandbox's own. It is not waited for without
+/// end: what is to be written takes room that all clients share. The client sends again what was
+/// given up, under the same number, and the program's side goes on where it has stopped.
+pub(super) async fn write(plane: &Plane, piece: Piece) -> Result<(), Refusal> {
+    let written = reach(plane)?.write(piece);
+    tokio::select! {
+        written = in_time(POLL_MAX, written) => written,
+        () = plane.closed() => Err(Refusal::Unavailable("the server ends: write it again".into())),
+    }
+}
+
+async fn in_time(
+    most: Duration,
+    written: impl Future<Output = Result<(), Unreached>>,
+) -> Result<(), Refusal> {
+    let late = |_| {
+        let secs = most.as_secs();
+        let text = format!(
+            "the program has not read all of this within {secs} s: some of it may be written"
+        );
+        Refusal::TooLate(text)
+    };
+    Ok(tokio::time::timeout(most, written).await.map_err(late)??)
+}
+
+/// How the router begins what it says of a program that it does not know in a sandbox that lives.
+const OF_PROGRAM: &str = "exec_id: ";
 
 /// The code of a program that a signal has ended, as shells have it.
 const SIGNALLED: i32 = 128;
@@ -188,6 +216,9 @@ impl Inside {
 
     /// Whether a refusal of the router's means that the sandbox has ended. It may hear of that a
     /// moment before it is written down.
+    ///
+    /// # Errors
+    /// UNAVAILABLE if it takes longer until it is.
     pub(super) async fn has_ended(&self, status: &Status) -> Result<bool, Refusal> {
         if status.code() != Code::NotFound {
             return Ok(false);
@@ -202,8 +233,12 @@ impl Inside {
             if find().await?.is_none_or(|sandbox| sandbox.phase == Phase::Ended) {
                 return Ok(true);
             }
-            if !poll.again(&self.plane).await {
+            if status.message().starts_with(OF_PROGRAM) {
                 return Ok(false);
+            }
+            if !poll.again(&self.plane).await {
+                let text = "the sandbox has ended, and is being cleared away: ask again";
+                return Err(Refusal::Unavailable(text.into()));
             }
         }
     }
@@ -212,4 +247,19 @@ impl Inside {
 /// The moment after a wait that a client asks for.
 pub(super) fn until(wait: Duration) -> Instant {
     Instant::now() + wait
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_program_that_reads_nothing_is_not_waited_for_without_end() {
+        let never = in_time(Duration::from_millis(10), std::future::pending()).await;
+        assert!(matches!(never, Err(Refusal::TooLate(_))), "{never:?}");
+        in_time(Duration::from_secs(60), async { Ok(()) }).await.unwrap();
+        let later = async { Err(Unreached::Later("found again".into())) };
+        let later = in_time(Duration::from_secs(60), later).await;
+        assert!(matches!(later, Err(Refusal::Unavailable(_))), "{later:?}");
+    }
 }

@@ -86,13 +86,19 @@ pub(in crate::api) async fn write_stdin(
         let mut db = cx.plane.store.read().await?;
         find(&mut db, cx.scope(), &req.sandbox_id).await?
     };
-    if sandbox.phase == Phase::Ended {
-        let text = format!("sandbox `{}` has ended: nothing reads its stdin", sandbox.id);
-        return Err(Refusal::Conflict(text));
+    match sandbox.phase {
+        Phase::Placed => {
+            let text = format!("sandbox `{}` is being started: write to it again", sandbox.id);
+            return Err(Refusal::Unavailable(text));
+        }
+        Phase::Started => {}
+        Phase::Ended => {
+            let text = format!("sandbox `{}` has ended: nothing reads its stdin", sandbox.id);
+            return Err(Refusal::Conflict(text));
+        }
     }
     let (index, data, eof) = (req.index, req.input, req.eof);
     let piece = Piece { task: sandbox.task, exec: None, index, data, eof };
-    let written = inside::reach(&cx.plane)?.write(piece).await;
-    written.map_err(|why| Refusal::Conflict(why.to_string()))?;
+    inside::write(&cx.plane, piece).await?;
     Ok(pb::SandboxStdinWriteResponse {})
 }
