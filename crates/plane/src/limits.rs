@@ -299,5 +299,15 @@ pub const FILE_WRITE_BYTES_MAX: usize = 16 << 20;
 /// What is read of the file tool's words about a failure.
 pub const FAILURE_BYTES_MAX: usize = 64 << 10;
 
-/// How long a watch of a sandbox's files goes on while nobody reads it.
-pub const WATCH_REOPENED_MAX: Duration = Duration::from_secs(30);
+/// How long the file tool's words about a failure are waited for, once it has ended.
+pub const FAILURE_TOLD_MAX: Duration = Duration::from_secs(10);
+
+/// One event of a watch: two of the kernel's longest paths, in JSON.
+pub const WATCH_LINE_BYTES_MAX: usize = 64 << 10;
+
+/// How long work on a sandbox's files goes on while nobody follows it.
+pub const WORK_REOPENED_MAX: Duration = Duration::from_secs(30);
+
+/// How long the output of work on a sandbox's files that nobody follows any more is taken for
+/// nobody, so that the work ends: time for the largest file.
+pub const WORK_DRAINED_MAX: Duration = Duration::from_secs(600);

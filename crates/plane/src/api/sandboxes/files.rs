@@ -147,7 +147,7 @@ pub(in crate::api) async fn filesystem_exec(
     let exec_id = inside.id(&name);
     if work.kind == WATCH {
         // Its client may never come to read it.
-        tokio::spawn(Running { inside, exec: name }.end_unless_read());
+        tokio::spawn(Running { inside, exec: name }.end_unless_followed());
     }
     Ok(pb::ContainerFilesystemExecResponse { exec_id, file_descriptor: handle })
 }
