@@ -296,6 +296,10 @@ pub const SANDBOX_END_TOLD_MAX: Duration = Duration::from_secs(5);
 /// One write to a file of a sandbox: older clients send no more (modal 1.0.5).
 pub const FILE_WRITE_BYTES_MAX: usize = 16 << 20;
 
+/// How many seconds the file tool of a sandbox may take to write, which it does once it has read
+/// all: more than the attempts of a client to send it (4 of 55 s, modal 1.0.5).
+pub const FILE_WRITE_SECS_MAX: u32 = 300;
+
 /// What is read of the file tool's words about a failure.
 pub const FAILURE_BYTES_MAX: usize = 64 << 10;
 
