@@ -70,6 +70,22 @@ def send(server, rpc: str, body: bytes, seconds: float = 30, service: str = CLIE
     return asyncio.run(asyncio.wait_for(talk(), seconds))
 
 
+def stream(server, rpc: str, body: bytes, seconds: float = 60) -> list[bytes]:
+    """All answers of a stream, for rpcs that the client of today does not know."""
+
+    async def talk():
+        connection = channel(server, codec=Bytes())
+        kind = (Cardinality.UNARY_STREAM, bytes, bytes)
+        try:
+            async with connection.request(CLIENT + rpc, *kind, metadata=metadata(server)) as sent:
+                await sent.send_message(body, end=True)
+                return [message async for message in sent]
+        finally:
+            connection.close()
+
+    return asyncio.run(asyncio.wait_for(talk(), seconds))
+
+
 @asynccontextmanager
 async def stub(server):
     """The generated stub of the client's service."""

@@ -7,6 +7,8 @@ import hashlib
 import os
 
 import pytest
+from google.protobuf import empty_pb2
+from google.protobuf.unknown_fields import UnknownFieldSet
 from modal_proto import api_pb2
 
 import raw_client
@@ -182,6 +184,100 @@ def test_programs_and_open_files_outlive_the_server(fresh_server, monkeypatch):
         on_file(server, task, file_write_request={**file, "data": b"second"})
         on_file(server, task, file_close_request=file)
         assert shell(made, "sleep 1; cat /file") == "first second"
+
+
+def followed(server, exec_id) -> tuple[bytes, list[str], bool]:
+    """What work on files says, its errors, and whether its end has come."""
+    # Newer clients do not know its messages; the request is as that for a program's output.
+    request = api_pb2.ContainerExecGetOutputRequest(exec_id=exec_id).SerializeToString()
+    batches = raw_client.stream(server, "ContainerFilesystemExecGetOutput", request)
+    data, error, eof = 1, 2, 4
+    fields = [field for batch in batches
+              for field in UnknownFieldSet(empty_pb2.Empty.FromString(batch))]
+    said = b"".join(field.data for field in fields if field.field_number == data)
+    errors = [str(field.data) for field in fields if field.field_number == error]
+    return said, errors, fields[-1].field_number == eof
+
+
+# Stops the file tool wherever it is to write, until /go is there; then has it go on.
+STOPPER = """
+import glob, os, signal
+stopped = set()
+print("ready", flush=True)
+while not os.path.exists("/go"):
+    for name in glob.glob("/proc/[0-9]*/cmdline"):
+        process = int(name.split("/")[2])
+        if process in stopped or process == os.getpid():
+            continue
+        try:
+            if b'{"WriteOn":' in open(name, "rb").read():
+                os.kill(process, signal.SIGSTOP)
+                stopped.add(process)
+        except OSError:
+            pass
+for process in stopped:
+    os.kill(process, signal.SIGCONT)
+print(len(stopped))
+"""
+
+
+def test_a_write_that_is_given_up_is_gone_on_with(server, task):
+    opened = on_file(server, task, file_open_request={"path": "/large", "mode": "w"})
+    file = {"file_descriptor": opened.file_descriptor}
+    stopper = started(server, task, "python3", "-uc", STOPPER)
+    eventually(lambda: output(server, stopper, timeout=0.5)[0] == b"ready\n", 20, "it is ready")
+    data = bytes(range(256)) * (16 << 12)
+    request = api_pb2.ContainerFilesystemExecRequest(
+        task_id=task, file_write_request={**file, "data": data})
+    headers = {"x-idempotency-key": "a write"}
+    with pytest.raises(TimeoutError):
+        raw_client.send(server, "ContainerFilesystemExec", request.SerializeToString(), 3,
+                        **headers)
+    # Nobody waits for the file meanwhile.
+    seek = on_file(server, task, file_seek_request={**file, "offset": 0})
+    assert followed(server, seek.exec_id) == (b"", [], True)
+    started(server, task, "touch", "/go")
+    assert output(server, stopper, after=6) == (b"1\n", 0)
+    again = raw_client.ask(server, "ContainerFilesystemExec", request, **headers)
+    assert followed(server, again.exec_id) == (b"", [], True)
+    checked = started(server, task, "sh", "-c", "wc -c < /large; sha256sum < /large")
+    said, code = output(server, checked)
+    assert (said.split()[:2], code) == (
+        [b"%d" % len(data), hashlib.sha256(data).hexdigest().encode()], 0)
+    on_file(server, task, file_close_request=file)
+
+
+def test_work_in_a_sandbox_that_has_ended_ends(server, modal):
+    with sandbox(modal) as made:
+        task = task_of(server, made)
+        watch = on_file(server, task, file_watch_request={"path": "/tmp"})
+        made.terminate()
+        for _ in range(2):
+            said, errors, eof = followed(server, watch.exec_id)
+            assert (said, eof) == (b"", True) and "the sandbox has ended" in errors[0]
+
+
+# Fills a watch's output with what is no event.
+FLOOD = """
+import glob, os
+for name in glob.glob("/proc/[0-9]*/cmdline"):
+    if str(os.getpid()) not in name and b'{"Watch":' in open(name, "rb").read():
+        stdout = os.open(name.replace("cmdline", "fd/1"), os.O_WRONLY)
+for _ in range(1_000):
+    os.write(stdout, b"{}\\n")
+os.write(stdout, b"x" * 70_000)
+"""
+
+
+def test_a_watch_that_says_what_is_no_event_is_over(server, modal):
+    with sandbox(modal) as made:
+        task = task_of(server, made)
+        watch = on_file(server, task, file_watch_request={"path": "/tmp"})
+        flood = started(server, task, "python3", "-c", FLOOD)
+        assert output(server, flood, STDERR) == (b"", 0)
+        said, errors, eof = followed(server, watch.exec_id)
+        assert (said, eof) == (b"{}\n\n" * 1_000, True)
+        assert len(errors) == 1 and "no event" in errors[0]
 
 
 def test_a_watch_that_nobody_reads_ends(server, task):

@@ -156,6 +156,13 @@ def files(box):
         assert box.exec("cat", "/bytes").stdout.read() == "goodbyeorld"
         with box.open("/bytes") as file:
             raises(OSError, lambda: modal.file_io.delete_bytes(file, 0, 1), "writing")
+    assert hasattr(modal.Sandbox, "filesystem") == (VERSION >= (1, 4))
+    if VERSION >= (1, 4):
+        box.filesystem.write_bytes(large, "/made/here/large")
+        assert box.filesystem.read_bytes("/made/here/large") == large
+        assert [entry.name for entry in box.filesystem.list_files("/made/here")] == ["large"]
+        box.filesystem.remove("/made", recursive=True)
+        raises(REFUSED, lambda: box.filesystem.read_text("/made/here/large"), "/made/here/large")
 
 
 def folders(box):

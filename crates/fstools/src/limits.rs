@@ -11,8 +11,8 @@ pub(crate) const CHUNK_BYTES_MAX: usize = 256 << 10;
 /// What is read ahead of a line of an open file.
 pub(crate) const LINE_CHUNK_BYTES_MAX: usize = 4 << 10;
 
-/// What is put in the place of other bytes of an open file: clients send no more (modal 1.0.5).
-pub(crate) const REPLACED_BYTES_MAX: u64 = 16 << 20;
+/// What one command writes to an open file: clients send no more (modal 1.0.5).
+pub(crate) const INPUT_BYTES_MAX: u64 = 16 << 20;
 
 /// The name of an open file.
 pub(crate) const HANDLE_BYTES_MAX: usize = 64;

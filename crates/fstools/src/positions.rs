@@ -11,8 +11,8 @@ use rustix::fs::{OFlags, fcntl_getfl};
 use crate::command::{Handle, Whence};
 use crate::failure::{Failure, Kind};
 use crate::handles::take;
-use crate::limits::{CHUNK_BYTES_MAX, LINE_CHUNK_BYTES_MAX, READ_BYTES_MAX, REPLACED_BYTES_MAX};
-use crate::stream::{Broken, pump, unbuffered};
+use crate::limits::{CHUNK_BYTES_MAX, INPUT_BYTES_MAX, LINE_CHUNK_BYTES_MAX, READ_BYTES_MAX};
+use crate::stream::unbuffered;
 
 fn out() -> Result<File, Failure> {
     unbuffered(io::stdout()).map_err(Failure::of)
@@ -60,16 +60,25 @@ pub(crate) fn read_line(handle: &Handle) -> Result<(), Failure> {
     }
 }
 
+/// All of stdin. It is read before the file is taken: whoever sends it may be slow, or gone, and
+/// others wait for the file.
+fn input() -> Result<Vec<u8>, Failure> {
+    let source = unbuffered(io::stdin()).map_err(Failure::of)?;
+    let mut data = Vec::new();
+    (&source).take(INPUT_BYTES_MAX + 1).read_to_end(&mut data).map_err(Failure::of)?;
+    if data.len() as u64 > INPUT_BYTES_MAX {
+        let what = format!("at most {INPUT_BYTES_MAX} bytes can be written at once");
+        return Err(Failure::new(Kind::FileTooLarge, what));
+    }
+    Ok(data)
+}
+
 /// Writes stdin, until its end, at the position.
 pub(crate) fn write(handle: &Handle) -> Result<(), Failure> {
+    let data = input()?;
     let held = take(handle)?;
     writable(&held.file)?;
-    let source = unbuffered(io::stdin()).map_err(Failure::of)?;
-    match pump(&source, &held.file, u64::MAX) {
-        Ok(_) => Ok(()),
-        Err(Broken::Source(error) | Broken::Sink(error)) => Err(Failure::of(error)),
-        Err(Broken::Limit) => Err(Failure::new(Kind::FileTooLarge, "the file is too large")),
-    }
+    (&held.file).write_all(&data).map_err(Failure::of)
 }
 
 /// Has what was written put on the disk.
@@ -108,15 +117,8 @@ pub(crate) fn delete(handle: &Handle, span: Span) -> Result<(), Failure> {
 
 /// Puts what comes from stdin in the place of bytes of the file. The position stays.
 pub(crate) fn replace(handle: &Handle, span: Span) -> Result<(), Failure> {
-    let held = take(handle)?;
-    let source = unbuffered(io::stdin()).map_err(Failure::of)?;
-    let mut data = Vec::new();
-    (&source).take(REPLACED_BYTES_MAX + 1).read_to_end(&mut data).map_err(Failure::of)?;
-    if data.len() as u64 > REPLACED_BYTES_MAX {
-        let what = format!("at most {REPLACED_BYTES_MAX} bytes can be put in the place of others");
-        return Err(Failure::new(Kind::FileTooLarge, what));
-    }
-    replace_in(&held.file, span, &data)
+    let data = input()?;
+    replace_in(&take(handle)?.file, span, &data)
 }
 
 fn writable(file: &File) -> Result<(), Failure> {

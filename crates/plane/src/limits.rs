@@ -296,8 +296,22 @@ pub const SANDBOX_END_TOLD_MAX: Duration = Duration::from_secs(5);
 /// One write to a file of a sandbox: older clients send no more (modal 1.0.5).
 pub const FILE_WRITE_BYTES_MAX: usize = 16 << 20;
 
+/// How many seconds the file tool of a sandbox may take to write, which it does once it has read
+/// all: more than the attempts of a client to send it (4 of 55 s, modal 1.0.5).
+pub const FILE_WRITE_SECS_MAX: u32 = 300;
+
 /// What is read of the file tool's words about a failure.
 pub const FAILURE_BYTES_MAX: usize = 64 << 10;
 
-/// How long a watch of a sandbox's files goes on while nobody reads it.
-pub const WATCH_REOPENED_MAX: Duration = Duration::from_secs(30);
+/// How long the file tool's words about a failure are waited for, once it has ended.
+pub const FAILURE_TOLD_MAX: Duration = Duration::from_secs(10);
+
+/// One event of a watch: two of the kernel's longest paths, in JSON.
+pub const WATCH_LINE_BYTES_MAX: usize = 64 << 10;
+
+/// How long work on a sandbox's files goes on while nobody follows it.
+pub const WORK_REOPENED_MAX: Duration = Duration::from_secs(30);
+
+/// How long the output of work on a sandbox's files that nobody follows any more is taken for
+/// nobody, so that the work ends: time for the largest file.
+pub const WORK_DRAINED_MAX: Duration = Duration::from_secs(600);

@@ -1,13 +1,15 @@
 //! Open files: `OpenFile`, what is done with its handle, and `CloseFile`.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::tool::{Done, folder, run, run_under};
+use crate::tool::{Done, folder, program, run, run_under};
 
 /// A handle of its own for each test that runs on this machine.
 fn handle(name: &str) -> String {
@@ -110,6 +112,39 @@ fn modes_mean_what_they_mean_in_python() {
         .unwrap();
     assert_eq!(open(&pipe, "r", &handle("m6")).failure().0, "NotAFile");
     assert_eq!(open(&pipe, "r", "../m6").failure().0, "InvalidCommand");
+}
+
+/// A client that sends nothing more holds nobody up, and leaves the file as it was.
+#[test]
+fn a_file_is_taken_once_all_is_there_that_is_to_be_written() {
+    let dir = folder();
+    let path = dir.path().join("file");
+    let handle = handle("slow");
+    open(&path, "w+", &handle).output();
+    for command in ["WriteOn", "ReplaceBytes"] {
+        let mut arguments = json!({ "handle": handle });
+        if command == "ReplaceBytes" {
+            arguments["span"] = json!({ "start": 0, "end": 3 });
+        }
+        let mut slow = Command::new(program());
+        slow.arg(json!({ command: arguments }).to_string()).stdin(Stdio::piped());
+        let mut slow = slow.spawn().unwrap();
+        // More than a pipe holds: it reads.
+        slow.stdin.as_mut().unwrap().write_all(&[b'x'; 1 << 20]).unwrap();
+        write(&handle, b"one").output();
+        seek(&handle, 0, "Start").output();
+        assert_eq!(read(&handle, None), b"one", "{command}");
+        seek(&handle, 0, "Start").output();
+        slow.kill().unwrap();
+        slow.wait().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"one", "{command}");
+    }
+    let (kind, message) = write(&handle, &vec![b'x'; (16 << 20) + 1]).failure();
+    assert_eq!(kind, "FileTooLarge", "{message}");
+    assert_eq!(fs::read(&path).unwrap(), b"one");
+    write(&handle, &vec![b'x'; 16 << 20]).output();
+    assert_eq!(fs::metadata(&path).unwrap().len(), 16 << 20);
+    close(&handle).output();
 }
 
 /// Commands have their turns: what each writes is whole.

@@ -4,6 +4,7 @@
 mod bench;
 mod definitions;
 mod ends;
+mod files;
 mod life;
 mod reunion;
 mod snapshots;

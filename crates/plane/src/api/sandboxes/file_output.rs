@@ -3,31 +3,40 @@
 
 use std::collections::VecDeque;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use futures::Stream;
 use futures::stream::try_unfold;
 use serde_json::Value;
+use tokio::time::{sleep, timeout, timeout_at};
 use tonic::{Status, Streaming};
 use wire::client as pb;
 use wire::client::SystemErrorCode as Errno;
-use wire::router::{TaskExecStdinWriteRequest, TaskExecStdioReadResponse};
-use wire::rpc::router::TaskExecStdinWrite;
+use wire::router::{TaskExecPollRequest, TaskExecStdinWriteRequest, TaskExecStdioReadResponse};
+use wire::rpc::router::{TaskExecPoll, TaskExecStdinWrite};
 
 use super::files::WATCH;
 use super::inside::{self, Inside};
 use crate::api::refusal::Refusal;
-use crate::limits::{FAILURE_BYTES_MAX, POLL_MAX, WATCH_REOPENED_MAX};
+use crate::limits::{
+    FAILURE_BYTES_MAX, FAILURE_TOLD_MAX, POLL_MAX, WATCH_LINE_BYTES_MAX, WORK_DRAINED_MAX,
+    WORK_REOPENED_MAX,
+};
+use crate::sandboxes::Taken;
 
 /// Work on files that a client follows.
 pub(super) struct Following {
     work: Running,
-    source: Streaming<TaskExecStdioReadResponse>,
-    /// Batches that stand ready.
+    /// Nothing if the sandbox had ended before.
+    source: Option<Streaming<TaskExecStdioReadResponse>>,
+    /// Batches that stand ready: one, or the last ones.
     ready: VecDeque<pb::FilesystemRuntimeOutputBatch>,
-    /// The beginning of an event whose end has not come.
-    line: BytesMut,
+    /// What came of a watch.
+    lines: Lines,
     sent: u64,
+    /// All that the client is told stands ready.
     done: bool,
+    /// The work is over, or its sandbox is.
+    ended: bool,
 }
 
 /// A program that works on files.
@@ -42,33 +51,78 @@ impl Running {
         self.exec.starts_with(WATCH)
     }
 
-    async fn taken(&self) -> Result<crate::sandboxes::Taken, Refusal> {
-        let (task, exec) = (self.inside.task.clone(), self.exec.clone());
-        Ok(inside::reach(&self.inside.plane)?.taken(task, exec).await?)
+    async fn taken(&self) -> Result<Taken, Status> {
+        let (task_id, exec_id) = (self.inside.task.to_string(), self.exec.clone());
+        let reach = inside::reach(&self.inside.plane)?;
+        let why = match reach.taken(self.inside.task.clone(), exec_id.clone()).await {
+            Ok(taken) => return Ok(taken),
+            Err(why) => why,
+        };
+        // Whether that is for good the router knows: clients look at the code.
+        self.inside.call::<TaskExecPoll>(TaskExecPollRequest { task_id, exec_id }).await?;
+        Err(Status::unavailable(format!("what the file tool says is not reached: {why}")))
     }
 
-    /// Ends a watch to which nobody listens for a while: the file tool ends with its stdin.
-    pub(super) async fn end_unless_read(self) {
-        tokio::time::sleep(WATCH_REOPENED_MAX).await;
-        if !self.taken().await.is_ok_and(|taken| taken.readers == 0) {
-            return;
-        }
-        let end = TaskExecStdinWriteRequest {
-            task_id: self.inside.task.to_string(),
-            exec_id: self.exec.clone(),
-            eof: true,
-            ..TaskExecStdinWriteRequest::default()
+    /// Has work end that nobody follows for a while.
+    pub(super) async fn end_unless_followed(self) {
+        let ended = tokio::select! {
+            ended = self.end() => ended,
+            () = self.inside.plane.closed() => return,
         };
-        if let Err(status) = self.inside.call::<TaskExecStdinWrite>(end).await {
-            tracing::debug!(%status, "a watch that nobody reads was not ended");
+        if let Err(status) = ended {
+            tracing::debug!(%status, "work on files that nobody follows was not ended");
         }
+    }
+
+    async fn end(&self) -> Result<(), Status> {
+        sleep(WORK_REOPENED_MAX).await;
+        let taken = self.taken().await?;
+        if taken.readers > 0 {
+            return Ok(());
+        }
+        if self.is_watch() {
+            // The file tool ends with its stdin.
+            let end = TaskExecStdinWriteRequest {
+                task_id: self.inside.task.to_string(),
+                exec_id: self.exec.clone(),
+                eof: true,
+                ..TaskExecStdinWriteRequest::default()
+            };
+            return self.inside.call::<TaskExecStdinWrite>(end).await.map(drop);
+        }
+        let late = |_| Status::deadline_exceeded("it says more and more");
+        timeout(WORK_DRAINED_MAX, self.drain(taken.bytes)).await.map_err(late)?
+    }
+
+    /// Takes what the work says for nobody: until then it takes room on the disk, and the work may
+    /// wait, with the file's turn.
+    async fn drain(&self, offset: u64) -> Result<(), Status> {
+        let mut source = self.inside.output(&self.exec, false, offset).await?;
+        while source.message().await?.is_some() {}
+        Ok(())
+    }
+
+    /// What was said of a failure, as far as it comes in time: other programs of the sandbox may
+    /// have the same stream open, and say more.
+    async fn said(&self) -> Result<BytesMut, Status> {
+        let until = inside::until(FAILURE_TOLD_MAX);
+        let mut said = BytesMut::new();
+        let mut errors = self.inside.output(&self.exec, true, 0).await?;
+        while let Ok(message) = timeout_at(until, errors.message()).await {
+            let Some(message) = message? else { break };
+            said.extend_from_slice(&message.data);
+            if said.len() > FAILURE_BYTES_MAX {
+                break;
+            }
+        }
+        Ok(said)
     }
 }
 
 impl Drop for Following {
     fn drop(&mut self) {
-        if self.work.is_watch() && !self.done {
-            tokio::spawn(self.work.clone().end_unless_read());
+        if !self.ended {
+            tokio::spawn(self.work.clone().end_unless_followed());
         }
     }
 }
@@ -77,15 +131,33 @@ impl Following {
     /// Begins where the last reader has stopped.
     pub(super) async fn begin(inside: Inside, exec: String) -> Result<Self, Refusal> {
         let work = Running { inside, exec };
-        let taken = work.taken().await?.bytes;
-        if taken > 0 && !work.is_watch() {
-            // What of it has reached the client nobody knows, and it would take it twice.
-            let text = "the connection was lost while a file was read: read it again";
-            return Err(Refusal::Conflict(text.into()));
+        let source = match work.taken().await {
+            Ok(taken) if taken.bytes > 0 && !work.is_watch() => {
+                // What of it has reached the client nobody knows, and it would take it twice.
+                let text = "the connection was lost while a file was read: read it again";
+                return Err(Refusal::Conflict(text.into()));
+            }
+            Ok(taken) => work.inside.output(&work.exec, false, taken.bytes).await,
+            Err(status) => Err(status),
+        };
+        let source = match source {
+            Ok(source) => Some(source),
+            Err(status) if work.inside.has_ended(&status).await? => None,
+            Err(status) => return Err(status.into()),
+        };
+        let mut following = Self {
+            work,
+            source,
+            ready: VecDeque::new(),
+            lines: Lines::default(),
+            sent: 0,
+            done: false,
+            ended: false,
+        };
+        if following.source.is_none() {
+            following.lose();
         }
-        let source = work.inside.output(&work.exec, false, taken).await?;
-        let ready = VecDeque::new();
-        Ok(Self { work, source, ready, line: BytesMut::new(), sent: 0, done: false })
+        Ok(following)
     }
 
     /// All batches, the last of which says that it is the end.
@@ -103,21 +175,34 @@ impl Following {
             if let Some(batch) = self.ready.pop_front() {
                 return Ok(Some(batch));
             }
-            if self.done {
-                return Ok(None);
+            let source = match &mut self.source {
+                Some(source) if !self.done => source,
+                _ => return Ok(None),
+            };
+            match self.lines.next() {
+                Ok(Some(line)) => {
+                    self.put(event(&line));
+                    continue;
+                }
+                Ok(None) => {}
+                Err(too_long) => {
+                    self.fail(too_long.to_string());
+                    continue;
+                }
             }
             let message = tokio::select! {
-                message = self.source.message() => message,
+                message = source.message() => message,
                 () = self.work.inside.plane.closed() => return Ok(None),
             };
             match message {
-                Ok(Some(message)) => self.take(message.data),
+                Ok(Some(message)) if self.work.is_watch() => self.lines.unread = message.data,
+                Ok(Some(message)) => self.put(message.data),
                 Ok(None) => match self.end().await {
                     Ok(true) => {}
                     Ok(false) => return Ok(None),
-                    Err(status) => self.lose(status).await?,
+                    Err(status) => self.lose_for(status).await?,
                 },
-                Err(status) => self.lose(status).await?,
+                Err(status) => self.lose_for(status).await?,
             }
         }
     }
@@ -128,18 +213,6 @@ impl Following {
         let batch =
             pb::FilesystemRuntimeOutputBatch { output, batch_index, error: None, eof: false };
         self.ready.push_back(batch);
-    }
-
-    /// The client wants each event in a message of its own.
-    fn take(&mut self, data: Bytes) {
-        if !self.work.is_watch() {
-            return self.put(data);
-        }
-        self.line.extend_from_slice(&data);
-        while let Some(end) = self.line.iter().position(|byte| *byte == b'\n') {
-            let line = self.line.split_to(end + 1);
-            self.put(event(&line[..end]));
-        }
     }
 
     /// What follows the output; false if the server ends before it is known.
@@ -155,29 +228,34 @@ impl Following {
         let failure = match code {
             0 => None,
             _ => {
-                let mut said = BytesMut::new();
-                let mut errors = work.inside.output(&work.exec, true, 0).await?;
-                while let Some(message) = errors.message().await? {
-                    said.extend_from_slice(&message.data);
-                    if said.len() > FAILURE_BYTES_MAX {
-                        break;
-                    }
-                }
+                let said = tokio::select! {
+                    said = work.said() => said?,
+                    () = work.inside.plane.closed() => return Ok(false),
+                };
                 Some(failure(code, &said))
             }
         };
+        self.ended = true;
         self.finish(failure);
         Ok(true)
     }
 
-    async fn lose(&mut self, status: Status) -> Result<(), Refusal> {
+    async fn lose_for(&mut self, status: Status) -> Result<(), Refusal> {
         if !self.work.inside.has_ended(&status).await? {
             return Err(status.into());
         }
-        let error_message = "the sandbox has ended".to_owned();
+        self.lose();
+        Ok(())
+    }
+
+    fn lose(&mut self) {
+        self.ended = true;
+        self.fail("the sandbox has ended".into());
+    }
+
+    fn fail(&mut self, error_message: String) {
         let error_code = Errno::Unspecified.into();
         self.finish(Some(pb::SystemErrorMessage { error_code, error_message }));
-        Ok(())
     }
 
     fn finish(&mut self, error: Option<pb::SystemErrorMessage>) {
@@ -196,6 +274,36 @@ impl Following {
             last(error, false);
         }
         last(None, true);
+    }
+}
+
+/// What a watch says, by lines: each is an event, which clients want in a message of its own.
+#[derive(Debug, Default)]
+struct Lines {
+    /// What came last, as far as it is not looked at.
+    unread: Bytes,
+    /// The beginning of a line whose end has not come.
+    begun: BytesMut,
+}
+
+#[derive(Debug, PartialEq, thiserror::Error)]
+#[error("the watch says what is no event: it has more than {WATCH_LINE_BYTES_MAX} bytes")]
+struct TooLong;
+
+impl Lines {
+    /// The next line without its end; nothing if that has not come.
+    fn next(&mut self) -> Result<Option<BytesMut>, TooLong> {
+        let end = self.unread.iter().position(|byte| *byte == b'\n');
+        let more = self.unread.split_to(end.unwrap_or(self.unread.len()));
+        if self.begun.len() + more.len() > WATCH_LINE_BYTES_MAX {
+            return Err(TooLong);
+        }
+        self.begun.extend_from_slice(&more);
+        if end.is_none() {
+            return Ok(None);
+        }
+        self.unread.advance(1);
+        Ok(Some(self.begun.split()))
     }
 }
 
@@ -278,6 +386,39 @@ mod tests {
         check("panicked\n", Errno::Unspecified, "panicked");
         let killed = failure(137, b"");
         assert!(killed.error_message.contains("137"), "{}", killed.error_message);
+    }
+
+    #[test]
+    fn lines_are_put_together_from_their_pieces() {
+        let mut lines = Lines::default();
+        let mut check = |piece: &'static str, wanted: &[&str]| {
+            lines.unread = Bytes::from_static(piece.as_bytes());
+            for line in wanted {
+                assert_eq!(lines.next().unwrap().as_deref(), Some(line.as_bytes()), "{piece:?}");
+            }
+            assert_eq!(lines.next(), Ok(None), "{piece:?}");
+        };
+        check("one\ntw", &["one"]);
+        check("", &[]);
+        check("o", &[]);
+        check("\n\nthree\n", &["two", "", "three"]);
+        check("rest", &[]);
+    }
+
+    /// What is not read costs nothing: hostile programs write what they like in a watch's place.
+    #[test]
+    fn a_line_without_an_end_is_an_error() {
+        let mut lines = Lines::default();
+        let piece = Bytes::from(vec![b'x'; WATCH_LINE_BYTES_MAX / 4]);
+        for _ in 0..4 {
+            lines.unread = piece.clone();
+            assert_eq!(lines.next(), Ok(None));
+        }
+        lines.unread = Bytes::from_static(b"\n");
+        assert_eq!(lines.next().unwrap().unwrap().len(), WATCH_LINE_BYTES_MAX);
+        lines.unread = Bytes::from(vec![b'x'; WATCH_LINE_BYTES_MAX + 1]);
+        assert_eq!(lines.next(), Err(TooLong));
+        assert!(lines.begun.is_empty());
     }
 
     #[test]

@@ -4,7 +4,8 @@
 use bytes::Bytes;
 use futures::Stream;
 use serde_json::{Value, json};
-use tonic::Code;
+use tokio::time::timeout;
+use tonic::{Code, Status};
 use wire::client as pb;
 use wire::client::container_filesystem_exec_request::FileExecRequestOneof as Asked;
 use wire::router::{
@@ -16,7 +17,7 @@ use super::file_output::{Following, Running};
 use super::inside::Inside;
 use crate::api::gate::{Cx, Member};
 use crate::api::refusal::Refusal;
-use crate::limits::FILE_WRITE_BYTES_MAX;
+use crate::limits::{FILE_WRITE_BYTES_MAX, FILE_WRITE_SECS_MAX, POLL_MAX};
 
 /// The file tool of every sandbox, where newer clients run it, too (modal 1.6.4).
 const TOOL: &str = "/__modal/.bin/modal-sandbox-fs-tools";
@@ -118,38 +119,60 @@ pub(in crate::api) async fn filesystem_exec(
         let why = format!("{} bytes are more than {FILE_WRITE_BYTES_MAX}", data.len());
         return Err(Refusal::invalid("data", why));
     }
-    let name = Inside::name(&cx, work.kind);
+    let (name, is_watch) = (Inside::name(&cx, work.kind), work.kind == WATCH);
+    // What is to be written takes room that all clients share.
+    let begun = timeout(POLL_MAX, begin(&inside, &name, work));
+    tokio::select! {
+        begun = begun => begun.map_err(|_| not_taken())??,
+        () = cx.plane.closed() => {
+            return Err(Status::unavailable("the server ends: ask again").into());
+        }
+    }
+    let exec_id = inside.id(&name);
+    if is_watch {
+        // Its client may never come to read it.
+        tokio::spawn(Running { inside, exec: name }.end_unless_followed());
+    }
+    Ok(pb::ContainerFilesystemExecResponse { exec_id, file_descriptor: handle })
+}
+
+/// Starts the file tool and hands it what it reads. What was given up midway is gone on with when
+/// the client sends it again; if it does not, the tool is killed before it has touched the file.
+async fn begin(inside: &Inside, name: &str, work: Work) -> Result<(), Status> {
     let start = TaskExecStartRequest {
         task_id: inside.task.to_string(),
-        exec_id: name.clone(),
+        exec_id: name.to_owned(),
         command_args: vec![TOOL.into(), work.command.to_string()],
         stdout_config: TaskExecStdoutConfig::Pipe.into(),
         stderr_config: TaskExecStderrConfig::Pipe.into(),
         workdir: Some("/".into()),
+        timeout_secs: work.input.is_some().then_some(FILE_WRITE_SECS_MAX),
         ..TaskExecStartRequest::default()
     };
     inside.call::<TaskExecStart>(start).await?;
-    if let Some(data) = work.input {
-        let write = TaskExecStdinWriteRequest {
-            task_id: inside.task.to_string(),
-            exec_id: name.clone(),
-            offset: 0,
-            data,
-            eof: true,
-        };
-        match inside.call::<TaskExecStdinWrite>(write).await {
-            Ok(_) => {}
-            // It has failed before it read all: its output says why.
-            Err(status) if status.code() == Code::FailedPrecondition => {}
-            Err(status) => return Err(status.into()),
-        }
+    let Some(data) = work.input else { return Ok(()) };
+    let write = TaskExecStdinWriteRequest {
+        task_id: inside.task.to_string(),
+        exec_id: name.to_owned(),
+        offset: 0,
+        data,
+        eof: true,
+    };
+    match inside.call::<TaskExecStdinWrite>(write).await {
+        Ok(_) => Ok(()),
+        // It has failed before it read all: its output says why.
+        Err(status) if status.code() == Code::FailedPrecondition => Ok(()),
+        Err(status) => Err(status),
     }
-    let exec_id = inside.id(&name);
-    if work.kind == WATCH {
-        // Its client may never come to read it.
-        tokio::spawn(Running { inside, exec: name }.end_unless_read());
-    }
-    Ok(pb::ContainerFilesystemExecResponse { exec_id, file_descriptor: handle })
+}
+
+fn not_taken() -> Refusal {
+    let text = format!(
+        "the file tool of the sandbox has not begun, or not read what it is to write, within {} s: \
+         look whether something in the sandbox has stopped it",
+        POLL_MAX.as_secs()
+    );
+    Refusal::TooLate(text)
 }
 
 /// Follows a piece of work to its end. The stream ends before only with the server or its client:
