@@ -43,6 +43,8 @@ const TESTS: &[Package] = &[
     package("skopeo", "skopeo", "writes the image archives that are imported"),
     package("nodejs", "node", "runs the JavaScript client"),
     package("npm", "npm", "installs the JavaScript client"),
+    package("curl", "curl", "a client of TLS that is not ours"),
+    package("openssl", "openssl", "another one, and certificates"),
 ];
 
 /// What only the benchmarks need.
