@@ -11,6 +11,9 @@ import serving
 
 DATA = serving.TARGET / "test-data"
 
+# What clients print into a pipe comes when they print it.
+os.environ["PYTHONUNBUFFERED"] = "1"
+
 # Lines of the log that any test may cause.
 ALWAYS_ALLOWED: list[str] = []
 

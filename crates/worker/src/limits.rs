@@ -132,6 +132,8 @@ pub(crate) const EXEC_END_KEPT_MAX: Duration = Duration::from_secs(86_400);
 pub(crate) const FUNCTION_EXECS_MAX: usize = 64;
 /// Ended programs of one container of a function of which is known how they ended.
 pub(crate) const FUNCTION_EXECS_ENDED_MAX: usize = 64;
+/// Pause before the end of a program in a function's container is told.
+pub(crate) const FUNCTION_EXEC_END_PAUSE: Duration = Duration::from_millis(30);
 /// Programs in all containers of functions that run, have left background processes which hold
 /// their streams, or have output that is kept. Each takes up to ten of the server's open files.
 pub(crate) const FUNCTIONS_EXECS_MAX: usize = 512;

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::watch;
 
 use super::spool::Spool;
@@ -55,22 +54,13 @@ fn read(source: &OwnedFd, mut take: impl FnMut(&[u8])) -> io::Result<Got> {
         // A terminal without a program says EIO.
         Ok(0) | Err(rustix::io::Errno::IO) => Ok(Got::End),
         Ok(count) => {
-            blocking(|| take(&buffer[..count]));
+            take(&buffer[..count]);
             Ok(Got::Some)
         }
         Err(rustix::io::Errno::AGAIN) => Ok(Got::Nothing),
         Err(rustix::io::Errno::INTR) => Ok(Got::Some),
         Err(error) => Err(error.into()),
     })
-}
-
-/// Does what may wait for the disk: in the server's process others' work goes on meanwhile. A
-/// supervisor has one thread, and one sandbox.
-pub(super) fn blocking<R>(work: impl FnOnce() -> R) -> R {
-    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
-        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
-        _ => work(),
-    }
 }
 
 /// Moves a stream until its end: the pipe's, or some silence after the program's. What background

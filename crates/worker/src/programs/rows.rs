@@ -401,6 +401,7 @@ async fn wait(
     let still = || Status::deadline_exceeded("the program still runs: ask again");
     let exit = exit.ok_or_else(still)?;
     exec.output_read().await;
+    tokio::time::sleep(container.execs().rules().end_pause).await;
     let exit_status = Some(match exit {
         Exit::Code(code) => ExitStatus::Code(code),
         Exit::Signal(signal) => ExitStatus::Signal(signal),

@@ -15,7 +15,6 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::held::Held;
-use super::pump;
 use crate::limits::{
     OUTPUT_ALWAYS_BYTES, OUTPUT_FREED_BYTES_MIN, OUTPUT_KEPT_BYTES_MAX, OUTPUT_MESSAGE_BYTES_MAX,
     OUTPUT_STALLED_BYTES_MAX, READER_COMES_MAX, READER_STALL_MAX, SPACE_LOOK_EVERY,
@@ -329,7 +328,7 @@ impl Reader {
                 }
             }
             if self.at < marks.end {
-                return pump::blocking(|| self.take(marks.end)).map(Some);
+                return self.take(marks.end).map(Some);
             }
             if self.at > marks.end {
                 return Err(Error::Beyond { offset: self.at, end: marks.end });
