@@ -92,18 +92,22 @@ def processes(server: serving.Server) -> list[int]:
     return found
 
 
-def supervisors(server: serving.Server) -> list[int]:
-    """Processes beside the server that hold its sandboxes: those that wait for one are left out."""
-    found = []
-    made = os.path.realpath(server.data_dir / "worker/spares")
+def all_supervisors(server: serving.Server) -> dict[int, Path]:
+    """Supervisors that a server has made: the folder in which each was."""
+    found = {}
+    made = Path(os.path.realpath(server.data_dir / "worker/spares"))
     for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             name, folder, *_ = [*cmdline.read_bytes().split(b"\0"), b""]
-            # Its folder is the sandbox's by now.
-            if (name == b"palisade-supervisor" and os.path.dirname(folder) == os.fsencode(made)
-                    and not os.path.exists(folder)):
-                found.append(int(cmdline.parent.name))
+            folder = Path(os.fsdecode(folder))
+            if name == b"palisade-supervisor" and folder.parent == made:
+                found[int(cmdline.parent.name)] = folder
     return found
+
+
+def supervisors(server: serving.Server) -> list[int]:
+    """Those that hold a sandbox, whose folder theirs is by now."""
+    return [pid for pid, folder in all_supervisors(server).items() if not folder.exists()]
 
 
 def namespaces() -> set[str]:

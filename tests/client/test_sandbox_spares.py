@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import serving
-from sandbox_kit import client_of, groups, ran, spares, supervisors
+from sandbox_kit import all_supervisors, client_of, groups, ran, spares, supervisors
 
 # How many are left when further ones are made.
 FEW = 2
@@ -15,19 +15,8 @@ FEW = 2
 
 def waiting(server) -> dict[str, int]:
     """Those that wait, by their names."""
-    found = {}
-    folder = os.fsencode(os.path.realpath(server.data_dir / "worker/spares"))
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            name, path, *_ = [*(process / "cmdline").read_bytes().split(b"\0"), b""]
-        except OSError:
-            continue
-        # The folder of those that have a sandbox is the sandbox's.
-        mine = os.path.dirname(path) == folder and os.path.exists(path)
-        if name == b"palisade-supervisor" and mine:
-            if (process / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z":
-                found[os.fsdecode(os.path.basename(path))] = int(process.name)
-    return found
+    made = all_supervisors(server).items()
+    return {folder.name: pid for pid, folder in made if folder.exists()}
 
 
 def groups_of(names) -> list[Path]:

@@ -4,7 +4,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::group::{Error, Group, MEMBERS, empty_and_remove, prepare_parent};
+use super::group::{Error, Group, empty_and_remove, prepare_parent};
+use super::join::enter;
 use super::layout::Layout;
 
 /// Groups of v1's trees that already hold the process which will build a container, so that the
@@ -32,10 +33,7 @@ impl Ahead {
             fs::create_dir(&path).map_err(|source| Error::Make { path: path.clone(), source })?;
             ahead.paths.push(path);
         }
-        for path in &ahead.paths {
-            let path = path.join(MEMBERS);
-            fs::write(&path, pid.to_string()).map_err(|source| Error::Make { path, source })?;
-        }
+        ahead.paths.iter().try_for_each(|path| enter(path, pid))?;
         Ok(ahead)
     }
 

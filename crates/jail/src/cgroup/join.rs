@@ -1,7 +1,10 @@
 //! A place for processes that are no containers, so that they do not end with others.
 
 use std::fs;
+use std::io::Write;
+use std::path::Path;
 
+use super::group::MEMBERS;
 use super::{Error, Layout};
 
 /// Moves this process into the group `group` of v2's tree, relative to its top, which is made if
@@ -15,8 +18,13 @@ pub fn join(group: &str) -> Result<(), Error> {
     let Some((top, _)) = layout.v2 else { return Ok(()) };
     let path = top.join(group);
     fs::create_dir_all(&path).map_err(|source| Error::Make { path: path.clone(), source })?;
-    let path = path.join("cgroup.procs");
+    enter(&path, 0)
+}
+
+/// Moves the process `pid`, 0 for this one, into the group at `path`.
+pub(super) fn enter(path: &Path, pid: u32) -> Result<(), Error> {
+    let path = path.join(MEMBERS);
     let members = fs::OpenOptions::new().write(true).open(&path);
-    let joined = members.and_then(|mut members| std::io::Write::write_all(&mut members, b"0"));
-    joined.map_err(|source| Error::Make { path, source })
+    let entered = members.and_then(|mut members| members.write_all(pid.to_string().as_bytes()));
+    entered.map_err(|source| Error::Make { path, source })
 }
